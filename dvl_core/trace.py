@@ -1,0 +1,301 @@
+"""What happened in one run, as plain data: the record that every view, export and replay is drawn from.
+
+A trace needs neither torch nor a model to be read. It holds each vocabulary entry once, the prompt once,
+and per denoising step only what changed. Positions count from the first answer token (0, 1, ...).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+FORMAT = "diffusionvl-trace"
+VERSION = 1
+FINISH_REASONS = ("eos", "length", "stopped")
+
+
+class TraceError(ValueError):
+    """A trace that can't be read; the message says which field is wrong and what was expected."""
+
+
+@dataclass
+class TraceStep:
+    """One forward pass that proposed tokens.
+
+    Attributes:
+        block: ordinal of the block being denoised (0 = the block with the first answer token).
+        step: denoising step inside the block, from 0.
+        span: `[start, end)` answer positions of the block; positions beyond the answer's length are absent.
+        masked: positions still masked before this step.
+        proposals: for each masked position, the id of the proposed token.
+        confidences: for each masked position, the probability of the proposal (0 to 1).
+        revealed: the positions settled by this step, a subset of `masked`.
+        milliseconds: duration of the step, drawing excluded.
+        forwards: forward passes so far, prefill included.
+        candidates: when observed, for each masked position a list of `[id, probability]`, best first.
+        entropies: when observed, for each masked position the entropy of the distribution in nats.
+        attention: when observed, `{layer: [[weight per picture patch] per masked position]}`; the patches of all
+            pictures in reading order, weights summing to at most 1.
+    """
+
+    block: int
+    step: int
+    span: list[int]
+    masked: list[int]
+    proposals: list[int]
+    confidences: list[float]
+    revealed: list[int]
+    milliseconds: float
+    forwards: int
+    candidates: list[list[list[float]]] | None = None
+    entropies: list[float] | None = None
+    attention: dict[str, list[list[float]]] | None = None
+
+    def revealed_ids(self) -> list[tuple[int, int]]:
+        """`(position, id)` of the tokens settled by this step."""
+        proposal = dict(zip(self.masked, self.proposals, strict=True))
+        return [(position, proposal[position]) for position in self.revealed]
+
+    def to_json(self) -> dict[str, Any]:
+        """The step as JSON-ready data; what was not observed is absent."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass
+class TraceImage:
+    """A picture of the conversation: its size in pixels, and the grid of patches the model saw.
+
+    `box` is the part of the picture's own coordinates that the grid covers, `[left, top, right, bottom]` in
+    pixels; it reaches outside the picture where the picture was padded. `data` is a `data:image/...` URI of a
+    small copy, or None when the trace only refers to the picture by its `sha256`.
+    """
+
+    width: int
+    height: int
+    grid: list[int]
+    box: list[float]
+    sha256: str = ""
+    data: str | None = None
+
+
+@dataclass
+class DenoisingTrace:
+    """A whole run.
+
+    Attributes:
+        model: `name`, `family`, `kind` ("block_diffusion" or "autoregressive"), `mask_token_id`,
+            `eos_token_ids`, `device`, `dtype`.
+        settings: the fields of `DecodingConfig`.
+        prompt: `messages` (list of `{"role", "text"}`) and `num_tokens`.
+        images: the pictures of the conversation.
+        vocabulary: id -> bytes of the token, each id that occurs once.
+        given: `[position, id]` of answer tokens that were there before the first step (infilling, resuming).
+        steps: what changed, step by step.
+        prefill_milliseconds: time to encode the pictures and the prompt.
+        finish_reason: "eos", "length" or "stopped"; None while the run goes on.
+        length: number of answer positions the run was allowed (settings' `max_new_tokens`, or the template's).
+    """
+
+    model: dict[str, Any]
+    settings: dict[str, Any]
+    prompt: dict[str, Any]
+    length: int
+    images: list[TraceImage] = field(default_factory=list)
+    vocabulary: dict[int, bytes] = field(default_factory=dict)
+    given: list[list[int]] = field(default_factory=list)
+    steps: list[TraceStep] = field(default_factory=list)
+    prefill_milliseconds: float = 0.0
+    finish_reason: str | None = None
+
+    # -- reading -----------------------------------------------------------------------------------------
+
+    def canvas(self, step: int | None = None) -> list[int | None]:
+        """Ids at every answer position after `step` steps (all of them by default); None = masked."""
+        tokens: list[int | None] = [None] * self.length
+        for position, token in self.given:
+            tokens[position] = token
+        for record in self.steps[: len(self.steps) if step is None else step]:
+            for position in record.masked:
+                tokens[position] = None
+            for position, token in record.revealed_ids():
+                tokens[position] = token
+        return tokens
+
+    def answer_ids(self) -> list[int]:
+        """Ids of the answer: settled tokens up to, not including, the first end-of-sequence token."""
+        ids = []
+        stop = set(self.model.get("eos_token_ids", []))
+        for token in self.canvas():
+            if token in stop:
+                break
+            if token is not None:
+                ids.append(token)
+        return ids
+
+    def decode(self, ids: list[int]) -> str:
+        """Text of `ids`; characters spread over several tokens are joined before they are decoded."""
+        return b"".join(self.vocabulary.get(i, b"") for i in ids).decode("utf-8", errors="replace")
+
+    @property
+    def text(self) -> str:
+        """The answer as text."""
+        return self.decode(self.answer_ids()).strip()
+
+    @property
+    def forwards(self) -> int:
+        """Forward passes of the whole run, prefill included."""
+        return self.steps[-1].forwards if self.steps else 0
+
+    @property
+    def seconds(self) -> float:
+        """Compute time of the whole run in seconds: prefill and steps, drawing and waiting excluded."""
+        return (self.prefill_milliseconds + sum(s.milliseconds for s in self.steps)) / 1000
+
+    @property
+    def tokens_per_forward(self) -> float:
+        """Answer tokens per denoising forward (the prefill is not counted)."""
+        return len(self.answer_ids()) / len(self.steps) if self.steps else 0.0
+
+    @property
+    def tokens_per_second(self) -> float:
+        """Answer tokens per second of compute, prefill included."""
+        return len(self.answer_ids()) / self.seconds if self.seconds > 0 else 0.0
+
+    # -- JSON --------------------------------------------------------------------------------------------
+
+    def header(self) -> dict[str, Any]:
+        """Everything but steps and vocabulary, JSON-ready: what a live viewer needs before the first step."""
+        data = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in ("steps", "vocabulary")}
+        data["images"] = [asdict(image) for image in self.images]
+        return {"format": FORMAT, "version": VERSION, **data}
+
+    def to_json(self) -> dict[str, Any]:
+        """The whole trace as JSON-ready data."""
+        return {
+            **self.header(),
+            "vocabulary": encode_vocabulary(self.vocabulary),
+            "steps": [step.to_json() for step in self.steps],
+            "text": self.text,
+        }
+
+    @classmethod
+    def from_json(cls, data: Any) -> DenoisingTrace:
+        """Read what `to_json` wrote. Raises `TraceError` naming the field that is wrong."""
+        if not isinstance(data, dict) or data.get("format") != FORMAT:
+            raise TraceError(f"This is not a trace: expected a JSON object with \"format\": \"{FORMAT}\".")
+        if data.get("version") != VERSION:
+            raise TraceError(f"Trace version {data.get('version')!r} can't be read; this program reads {VERSION}.")
+        _check_header(data)
+        trace = cls(
+            model=data["model"],
+            settings=data["settings"],
+            prompt=data["prompt"],
+            length=data["length"],
+            images=[_build(TraceImage, image, f"images[{i}]") for i, image in enumerate(data.get("images", []))],
+            vocabulary=decode_vocabulary(data.get("vocabulary", {})),
+            given=data.get("given", []),
+            steps=[_read_step(step, i, data["length"]) for i, step in enumerate(data.get("steps", []))],
+            prefill_milliseconds=float(data.get("prefill_milliseconds", 0.0)),
+            finish_reason=data.get("finish_reason"),
+        )
+        _check_ids(trace)
+        return trace
+
+    def save(self, path: str | Path) -> None:
+        """Write the trace to `path` as compact JSON."""
+        text = json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"))
+        Path(path).write_text(text, encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: str | Path) -> DenoisingTrace:
+        """Read a trace file. Raises `TraceError` when it is not one."""
+        try:
+            data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+            raise TraceError(f"{Path(path).name} is not a trace: it is not valid JSON ({error}).") from error
+        return cls.from_json(data)
+
+
+def encode_vocabulary(vocabulary: dict[int, bytes]) -> dict[str, Any]:
+    """id -> text, or `{"hex": ...}` for a token that is only part of a character."""
+    encoded: dict[str, Any] = {}
+    for token, value in vocabulary.items():
+        try:
+            encoded[str(token)] = value.decode("utf-8")
+        except UnicodeDecodeError:
+            encoded[str(token)] = {"hex": value.hex()}
+    return encoded
+
+
+def decode_vocabulary(data: Any) -> dict[int, bytes]:
+    """Inverse of `encode_vocabulary`."""
+    try:
+        return {
+            int(token): bytes.fromhex(value["hex"]) if isinstance(value, dict) else value.encode("utf-8")
+            for token, value in data.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TraceError(f"vocabulary: expected id -> text or {{'hex': bytes}}, got an entry that is not ({error}).") from error
+
+
+def _check_header(data: dict[str, Any]) -> None:
+    for name, kind in (("model", dict), ("settings", dict), ("prompt", dict), ("length", int)):
+        if not isinstance(data.get(name), kind) or isinstance(data.get(name), bool):
+            raise TraceError(f"{name}: expected {kind.__name__}, got {type(data.get(name)).__name__}.")
+    if not 0 < data["length"] <= 1_000_000:
+        raise TraceError(f"length: expected 1 to 1,000,000 answer positions, got {data['length']}.")
+    for name in ("images", "steps", "given"):
+        if not isinstance(data.get(name, []), list):
+            raise TraceError(f"{name}: expected a list, got {type(data[name]).__name__}.")
+    if data.get("finish_reason") not in (None, *FINISH_REASONS):
+        raise TraceError(f"finish_reason: expected one of {', '.join(FINISH_REASONS)}, got {data['finish_reason']!r}.")
+    for i, pair in enumerate(data.get("given", [])):
+        if not (isinstance(pair, list) and len(pair) == 2 and all(_is_count(v) for v in pair)):
+            raise TraceError(f"given[{i}]: expected [position, id], got {pair!r}.")
+        if pair[0] >= data["length"]:
+            raise TraceError(f"given[{i}]: position {pair[0]} lies outside the {data['length']} answer positions.")
+
+
+def _is_count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _build(cls: type, data: Any, where: str) -> Any:
+    try:
+        return cls(**data)
+    except TypeError as error:
+        raise TraceError(f"{where}: {str(error).replace('__init__() ', '')}.") from error
+
+
+def _read_step(data: Any, index: int, length: int) -> TraceStep:
+    """A validated step: ids and positions are counts, lists run parallel, probabilities are in [0, 1]."""
+    where = f"steps[{index}]"
+    step = _build(TraceStep, data, where)
+    for name in ("span", "masked", "proposals", "revealed"):
+        values = getattr(step, name)
+        if not isinstance(values, list) or not all(_is_count(v) for v in values):
+            raise TraceError(f"{where}.{name}: expected a list of whole numbers of 0 or more.")
+    if any(position >= length for position in step.masked):
+        raise TraceError(f"{where}.masked: a position lies outside the {length} answer positions.")
+    if not set(step.revealed) <= set(step.masked):
+        raise TraceError(f"{where}.revealed: a position was not masked before the step.")
+    for name in ("proposals", "confidences", "candidates", "entropies"):
+        values = getattr(step, name)
+        if values is not None and (not isinstance(values, list) or len(values) != len(step.masked)):
+            raise TraceError(f"{where}.{name}: expected one entry for each of the {len(step.masked)} masked positions.")
+    for value in step.confidences:
+        if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
+            raise TraceError(f"{where}.confidences: {value!r} is not a probability between 0 and 1.")
+    if len(step.span) != 2:
+        raise TraceError(f"{where}.span: expected [start, end].")
+    return step
+
+
+def _check_ids(trace: DenoisingTrace) -> None:
+    used = {token for step in trace.steps for _, token in step.revealed_ids()} | {t for _, t in trace.given}
+    missing = sorted(used - trace.vocabulary.keys())
+    if missing:
+        raise TraceError(f"vocabulary: no entry for id {missing[0]} ({len(missing)} missing).")
