@@ -1,0 +1,50 @@
+"""What every test may ask for: recorded data and tiny checkpoints, built once per session on first use."""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+# before torch is imported: spinning threads slow each other down when several processes share the cores
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test may reach for the network
+
+import numpy as np
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+sys.path.insert(0, str(Path(__file__).parent))
+
+from fixtures import build_checkpoint
+
+GOLDENS = Path(__file__).parent / "data" / "goldens"
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """`checkpoint(name) -> Path`: folder of a tiny checkpoint of `fixtures.VARIANTS`, up to 80 MB each.
+
+    Do not write into the folder: it is shared by all tests of the session.
+    """
+    root, built = tmp_path_factory.mktemp("checkpoints"), {}
+
+    def build(name: str) -> Path:
+        if name not in built:
+            built[name] = build_checkpoint(name, root / name)
+        return built[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def golden():
+    """`golden(file)`: a recorded file of tests/data/goldens, parsed (.json) or as a dict of arrays (.npz)."""
+
+    def read(file: str):
+        path = GOLDENS / file
+        if path.suffix == ".json":
+            return json.loads(path.read_text())
+        with np.load(path) as arrays:
+            return dict(arrays)
+
+    return read
