@@ -52,9 +52,7 @@ VARIANTS = {
     # the model proposes the mask token itself now and then
     "qwenvl_maskgen": Variant("vl", 1002, edits=(Edit(HEAD, MASK_ID, 3.0),)),
     # token 777 looks exactly like the mask token on the way in, and turns up now and then
-    "qwenvl_alias": Variant(
-        "vl", 1002, edits=(Edit(EMBEDDINGS, 777, source=MASK_ID), Edit(HEAD, 777, 3.0))
-    ),
+    "qwenvl_alias": Variant("vl", 1002, edits=(Edit(EMBEDDINGS, 777, source=MASK_ID), Edit(HEAD, 777, 3.0))),
     "qwenlm_untied": Variant("lm", 2001),
     "siglip2_tiny": Variant("siglip", 2001),
 }

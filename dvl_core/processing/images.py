@@ -1,0 +1,272 @@
+"""Pictures as people have them, turned into the RGB pictures that a vision tower takes.
+
+Everything a file can be (rotated by EXIF, transparent, indexed, 16-bit, CMYK, animated) comes out as one upright
+RGB picture, and everything that can't be used comes out as one `ImageError` whose message says what to do.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import struct
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+
+# Formats are named so that a file can't reach the plugins that start other programs (EPS runs Ghostscript).
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "ICO", "PPM", "JPEG2000", "AVIF")
+READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+
+
+class ImageError(ValueError):
+    """A picture that can't be used; the message is one sentence that says what to do about it."""
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """What is refused before it costs memory or time.
+
+    Attributes:
+        max_pixels: width x height that is still decoded (64 million: 192 MB as RGB).
+        max_aspect_ratio: longest side over shortest; Qwen's picture processor takes at most 200.
+    """
+
+    max_pixels: int = 64_000_000
+    max_aspect_ratio: float = 200.0
+
+    def __post_init__(self):
+        for name in ("max_pixels", "max_aspect_ratio"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, it must be at least 1")
+
+    def check(self, width: int, height: int) -> None:
+        """Raise an ImageError when a picture of this size must not be decoded."""
+        if width < 1 or height < 1:
+            raise ImageError(
+                f"The picture is {width} x {height} pixels, so there is nothing to look at: send another."
+            )
+        if width * height > self.max_pixels:
+            raise ImageError(
+                f"The picture is {width:,} x {height:,} pixels ({_millions(width * height)} million), more than the "
+                f"{_millions(self.max_pixels)} million allowed: make it smaller and send it again."
+            )
+        if max(width, height) > self.max_aspect_ratio * min(width, height):
+            raise ImageError(
+                f"The picture is {width:,} x {height:,} pixels, and one side may be at most "
+                f"{self.max_aspect_ratio:g} times the other: crop it and send it again."
+            )
+
+
+def open_image(source: Any, limits: ImageLimits = ImageLimits()) -> Image.Image:
+    """One upright RGB picture from whatever a person gave.
+
+    EXIF rotation is applied; transparency lies on white; 16-bit, 32-bit and floating-point pictures are scaled to
+    8 bits; CMYK goes through its embedded profile when there is one; of an animation the first frame is taken.
+
+    Args:
+        source: a path, the bytes of a file, a binary file object, a PIL picture, or an array [H, W],
+            [H, W, 1 (grey), 2 (grey, alpha), 3 (RGB) or 4 (RGBA)].
+        limits: sizes that are refused from the header, before any pixel is decoded.
+
+    Returns:
+        A new picture of mode RGB; the source is not changed.
+
+    Raises:
+        ImageError: the source is not a picture, is empty or damaged, or goes beyond `limits`.
+    """
+    if isinstance(source, np.ndarray):
+        return _from_array(source, limits)
+    if isinstance(source, Image.Image):
+        limits.check(*source.size)
+        return _upright_rgb(source)
+    with _open_file(source) as image:
+        limits.check(*image.size)
+        return _upright_rgb(image)
+
+
+def pad_to_square(image: Image.Image, color: int | tuple[int, ...] = (255, 255, 255)) -> Image.Image:
+    """The picture in the middle of a square of its longer side; an odd pixel goes to the right or the bottom."""
+    width, height = image.size
+    side = max(width, height)
+    if width == height:
+        return image
+    square = Image.new(image.mode, (side, side), color)
+    square.paste(image, ((side - width) // 2, (side - height) // 2))
+    return square
+
+
+@dataclass(frozen=True)
+class PictureGrid:
+    """Where a picture's tokens lie: `rows` x `columns` of them, in reading order, over `box`.
+
+    `box` is (left, top, right, bottom) in the pixels of the upright original; it reaches outside the picture
+    where the picture was padded.
+    """
+
+    rows: int
+    columns: int
+    box: tuple[float, float, float, float]
+
+
+def picture_grid(
+    size: tuple[int, int], patches: tuple[int, int], merge_size: int = 2, square: bool = False
+) -> PictureGrid:
+    """The grid of picture tokens over the original picture, for drawing attention on it.
+
+    Args:
+        size: (width, height) of the upright original, in pixels.
+        patches: (rows, columns) of vision patches, the last two numbers of an `image_grid_thw` row.
+        merge_size: patches per picture token and axis.
+        square: the picture was padded to a square (`pad_to_square`).
+    """
+    width, height = size
+    left = top = 0
+    if square:
+        side = max(width, height)
+        left, top = -((side - width) // 2), -((side - height) // 2)
+        width = height = side
+    box = (float(left), float(top), float(left + width), float(top + height))
+    return PictureGrid(patches[0] // merge_size, patches[1] // merge_size, box)
+
+
+def _millions(pixels: int) -> str:
+    return f"{pixels / 1e6:,.0f}" if pixels >= 1e7 else f"{pixels / 1e6:,.2g}"
+
+
+def _open_file(source: Any) -> Image.Image:
+    """The picture with its header read and its pixels not yet decoded."""
+    if isinstance(source, str | os.PathLike):
+        if isinstance(source, str) and source.startswith(("http://", "https://")):
+            raise ImageError(
+                "Pictures are read from files, not from addresses: download it and give the file."
+            )
+        file, size = _existing_file(Path(source))
+    elif isinstance(source, bytes | bytearray | memoryview):
+        file, size = io.BytesIO(source), len(source)
+    elif hasattr(source, "read"):
+        file, size = source, None
+    else:
+        raise ImageError(
+            f"A picture must be a file, its bytes, a PIL picture or an array, not {type(source).__name__}."
+        )
+    if size == 0:
+        raise ImageError("The picture file is empty: send it again.")
+    try:
+        return Image.open(file, formats=_known_formats())
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        pixels = re.search(r"\d+", str(error))
+        count = f"{_millions(int(pixels[0]))} million" if pixels else "far too many"
+        raise ImageError(f"The picture has {count} pixels: make it smaller and send it again.") from error
+    except UnidentifiedImageError as error:
+        raise ImageError(
+            f"This file is not a picture that can be read, or its beginning is damaged: send a {READABLE} file."
+        ) from error
+    except Exception as error:  # a damaged header may surface as anything a format's reader stumbles over
+        raise ImageError(f"The picture file is damaged: send it again, as a {READABLE} file.") from error
+
+
+@cache
+def _known_formats() -> tuple[str, ...]:
+    Image.init()
+    return tuple(name for name in FORMATS if name in Image.OPEN)
+
+
+def _existing_file(path: Path) -> tuple[Path, int]:
+    if not path.exists():
+        raise ImageError(f"There is no picture at {path}: check the path.")
+    if not path.is_file():
+        raise ImageError(f"{path} is not a file: give the path of one picture.")
+    return path, path.stat().st_size
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    try:
+        image.load()
+    except Exception as error:  # what a format's reader raises on missing bytes differs from format to format
+        raise ImageError("The picture file is cut off or damaged: send it again.") from error
+    try:
+        upright = ImageOps.exif_transpose(image)
+    except (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, struct.error):
+        # a broken EXIF block only costs its rotation
+        upright = image
+    try:
+        return _to_rgb(upright)
+    except (ValueError, OSError, ImageCms.PyCMSError) as error:
+        raise ImageError(
+            f"The picture's colour mode {image.mode} can't be read: save it as a plain PNG or JPEG file."
+        ) from error
+
+
+def _to_rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I;16"):
+        return Image.fromarray(_full_range(np.asarray(image), 65535)).convert("RGB")
+    if image.mode in ("I", "F"):
+        return Image.fromarray(_to_8_bit(np.asarray(image))).convert("RGB")
+    if image.mode == "CMYK":
+        return _cmyk_to_rgb(image)
+    if image.mode == "LAB":
+        return ImageCms.profileToProfile(
+            image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
+        )
+    if image.has_transparency_data:
+        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
+    """Through the embedded profile, as a viewer would; the plain formula where there is none or it is broken."""
+    if profile := image.info.get("icc_profile"):
+        try:
+            return ImageCms.profileToProfile(
+                image, io.BytesIO(profile), ImageCms.createProfile("sRGB"), outputMode="RGB"
+            )
+        except (ImageCms.PyCMSError, OSError, ValueError):
+            pass
+    return image.convert("RGB")
+
+
+def _from_array(array: np.ndarray, limits: ImageLimits) -> Image.Image:
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (2, 3, 4)):
+        raise ImageError(
+            f"An array must be [height, width] or [height, width, 1 to 4], not {list(array.shape)}."
+        )
+    if array.dtype.kind not in "buif":
+        raise ImageError(f"A picture's array must hold numbers, not {array.dtype}.")
+    limits.check(array.shape[1], array.shape[0])
+    if array.dtype == np.uint16:
+        array = _full_range(array, 65535)
+    elif array.dtype == bool:
+        array = array.astype(np.uint8) * 255
+    elif array.dtype != np.uint8:
+        array = _to_8_bit(array)
+    return _to_rgb(Image.fromarray(np.ascontiguousarray(array)))
+
+
+def _full_range(values: np.ndarray, top: int) -> np.ndarray:
+    return np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8)
+
+
+def _to_8_bit(values: np.ndarray) -> np.ndarray:
+    """Wide integers and floats to 0..255: by the smallest usual range that holds them, else stretched.
+
+    Floats up to 1 count as 0..1; otherwise values up to 255 as 8-bit and up to 65535 as 16-bit. With negative or
+    larger values the lowest becomes black and the highest white. What is not a number becomes black.
+    """
+    is_float = values.dtype.kind == "f"
+    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.finfo(np.float32).max, neginf=0.0)
+    low, high = values.min(), values.max()
+    if low >= 0:
+        for top in (1, 255, 65535) if is_float else (255, 65535):
+            if high <= top:
+                return _full_range(values, top)
+    spread = high - low
+    return np.rint((values - low) * (255.0 / spread if spread else 0.0)).astype(np.uint8)
