@@ -1,0 +1,200 @@
+"""The block decoder: the one loop in which an answer is denoised.
+
+1. Prefill: the full blocks of the prompt go through the decoder once and fill the cache. The rest of the prompt
+   shares its block with the first answer tokens.
+2. Per block, up to `steps` times: one forward pass proposes a token at every cell, the strategy chooses which to
+   reveal, a `DenoisingStep` is yielded. These passes leave nothing in the cache.
+3. A finished block enters the cache with the first pass of the next block: both go through together, under a
+   block-causal mask. With `reference_compatible` it costs a pass of its own, as in the published code.
+4. A row ends in the block where its end-of-sequence token settles.
+
+Source of the procedure: arXiv 2512.15713, section on inference; BD3-LM, arXiv 2503.09573.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..models.attention import block_causal_mask
+from .board import Board
+from .cache import BlockCache
+from .canvas import Canvas
+from .config import DecodingConfig
+from .observe import AttentionProbe, Observe, observed_attention
+from .prompt import encode_prompt
+from .sampling import propose, seeded_noise
+from .step import DenoisingStep
+from .strategies import STRATEGIES, Proposal
+
+
+@torch.no_grad()
+def denoise(
+    model,
+    inputs: dict[str, Any],
+    config: DecodingConfig,
+    observe: Observe | None = None,
+    canvas: Canvas | None = None,
+) -> Iterator[DenoisingStep]:
+    """Denoise one answer per row of `inputs`, step by step.
+
+    Args:
+        model: a block-diffusion model (`BlockDiffusionMixin`).
+        inputs: what the processor gives; see `encode_prompt`.
+        config: how to decode.
+        observe: what else to record on the steps.
+        canvas: given tokens and holes, the same for every row; its length replaces `max_new_tokens`.
+
+    Yields:
+        a `DenoisingStep` right after its forward pass. Closing the generator stops the work.
+    """
+    yield from BlockDecoder(model, inputs, config, observe or Observe(), canvas).run()
+
+
+class BlockDecoder:
+    """State of one run: the cache, the finished blocks that are not in it yet, and the counters."""
+
+    def __init__(self, model, inputs, config: DecodingConfig, observe: Observe, canvas: Canvas | None):
+        self.started = perf_counter()
+        self.model, self.config, self.observe = model, config, observe
+        self.layers = observe.resolve_layers(model.config.get_text_config().num_hidden_layers)
+        self.prompt = encode_prompt(model, inputs, ignore_padding=config.reference_compatible)
+        self.device = self.prompt.embeds.device
+        if self.layers and self.prompt.rows > 1:
+            raise ValueError("attention_layers: attention can be observed for one conversation at a time.")
+        self.board = Board(model, self.prompt, config, canvas)
+        self.strategy = STRATEGIES[config.strategy]
+        self.transfers = config.transfers(self.board.quota_total)
+        self.cache = BlockCache(self.board.prefix + self.board.blocks * self.board.cells + self.board.cells)
+        self.pending: list[Tensor] = []  # embeddings of finished blocks that are not in the cache yet
+        self.forwards = 0
+        self.prefill_seconds = 0.0
+
+    def run(self) -> Iterator[DenoisingStep]:
+        self.prefill()
+        for block in range(self.board.blocks):
+            self.board.open(block)
+            yield from self.denoise_block(block)
+            if not self.config.reference_compatible:
+                self.pending.append(self.board.embeds())
+            if all(self.board.ended):
+                return
+
+    def prefill(self) -> None:
+        """Fill the cache with the full blocks of every prompt. Computes no logits."""
+        prefix = self.board.prefix
+        if prefix:
+            mask = block_causal_mask(prefix, self.board.cells, self.device)[None, None]
+            if self.board.prefix_valid is not None:
+                itself = torch.eye(prefix, dtype=torch.bool, device=self.device)
+                mask = mask & self.board.prefix_valid[:, None, None, :] | itself
+            positions = torch.arange(prefix, device=self.device)[None]
+            self.model.run_decoder(self.prompt.embeds[:, :prefix], mask, positions, self.cache)
+            self.cache.commit(prefix)
+            self.forwards += 1
+        self._wait()
+        self.prefill_seconds = perf_counter() - self.started
+
+    def denoise_block(self, block: int) -> Iterator[DenoisingStep]:
+        """Steps of one block, until no row needs another."""
+        board, step = self.board, self.board.first_step(block)
+        while board.unfinished() and step < board.step_limit:
+            started = perf_counter()
+            probe = self._probe()
+            logits = self.forward_block(probe)
+            noise = seeded_noise(self.config.seed, block, step, self.device)
+            proposal = propose(board.exclude(logits), self.config, noise)
+            masked = board.masked & board.active_cells
+            revealed = self.strategy(
+                proposal, masked, self._quota(step), self.config, lambda draw=noise: draw((board.cells,))
+            )
+            board.reveal(revealed, proposal.ids)
+            observed = self._observed(proposal, probe)
+            was_active, ended = board.active, board.settle()
+            if self.config.reference_compatible and not board.unfinished() and step < self.config.steps:
+                self.commit_block()
+            yield DenoisingStep(
+                block=block,
+                step=step,
+                spans=board.spans,
+                masked=masked,
+                proposals=proposal.ids,
+                confidences=proposal.confidence,
+                revealed=revealed,
+                tokens=board.tokens,
+                active=was_active,
+                ended=ended,
+                forwards=self.forwards,
+                seconds=perf_counter() - started,
+                prefill_seconds=self.prefill_seconds,
+                **observed,
+            )
+            step += 1
+        board.finish_block()
+
+    def forward_block(self, probe: AttentionProbe | None) -> Tensor:
+        """Logits [B, N, V] of the open block; finished blocks go along and enter the cache."""
+        cells = self.board.cells
+        clean = len(self.pending)
+        embeds = torch.cat([*self.pending, self.board.embeds()], dim=1)
+        positions = self.board.positions(clean)
+        mask = self._mask(clean)
+        if probe is None:
+            hidden = self.model.run_decoder(embeds, mask, positions, self.cache)
+        else:
+            with observed_attention(self.model.decoder.config):
+                hidden = self.model.run_decoder(embeds, mask, positions, self.cache, attention_probe=probe)
+        self.cache.commit(clean * cells)
+        self.pending = []
+        self.forwards += 1
+        return self.model.lm_head(hidden[:, -cells:])
+
+    def commit_block(self) -> None:
+        """The published code's separate pass that writes a finished block to the cache.
+
+        A block that still had masks after its last scheduled step gets one more pass there, and is not written.
+        """
+        self.model.run_decoder(self.board.embeds(), self._mask(0), self.board.positions(0), self.cache)
+        self.cache.commit(self.board.cells)
+        self.forwards += 1
+
+    def _mask(self, clean: int) -> Tensor | None:
+        """Mask [1 or B, 1, Q, K] of `clean` finished blocks and the open one behind the cache; None = see all."""
+        valid = self.board.prefix_valid
+        if clean == 0 and valid is None:
+            return None
+        queries = (clean + 1) * self.board.cells
+        new = block_causal_mask(queries, self.board.cells, self.device)
+        old = torch.ones(self.prompt.rows if valid is not None else 1, self.cache.length, dtype=torch.bool, device=self.device)
+        if valid is not None:
+            old[:, : valid.shape[1]] = valid
+        old = old[:, None, None, :].expand(-1, 1, queries, -1)
+        return torch.cat([old, new.expand(old.shape[0], 1, -1, -1)], dim=-1)
+
+    def _quota(self, step: int) -> int:
+        if self.config.reference_compatible:
+            return self.transfers[min(step, self.config.steps - 1)]
+        return max(1, self.transfers[step]) if step < self.config.steps - 1 else self.board.cells
+
+    def _probe(self) -> AttentionProbe | None:
+        columns = self.prompt.picture_columns
+        return AttentionProbe(self.layers, self.board.cells, columns) if self.layers and len(columns) else None
+
+    def _observed(self, proposal: Proposal, probe: AttentionProbe | None) -> dict[str, Any]:
+        observed: dict[str, Any] = {}
+        if self.observe.candidates:
+            log_probs, ids = proposal.log_probs.topk(min(self.observe.candidates, proposal.log_probs.shape[-1]), dim=-1)
+            observed.update(candidate_ids=ids, candidate_probabilities=log_probs.exp())
+        if self.observe.entropy:
+            observed["entropies"] = proposal.entropy()
+        if probe is not None:
+            observed["attention"] = probe.weights
+        return observed
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)

@@ -1,0 +1,179 @@
+"""The cells of the block being denoised, for every row of a batch, and where they lie in the answer."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .canvas import Canvas
+from .config import DecodingConfig
+from .prompt import Prompt
+
+
+class Board:
+    """Tokens and masks of the open block, and what they mean for each row.
+
+    Blocks are aligned to position 0 of each row's prompt. Rows of different length go in step: each row's block k
+    is its own k-th block after its last full prompt block. Masks are a boolean state, never read off the ids; with
+    `reference_compatible` every cell whose embedding equals that of the mask token counts as masked, which is how
+    the published code finds them, and a cell beyond the answer's length is denoised like any other.
+
+    Attributes:
+        cells: N, tokens of a block.
+        blocks: number of blocks until every row's answer is full.
+        prefix: columns of the cache that the prefill fills, P.
+        prefix_valid: which of them belong to a row, bool [B, P]; None when all do.
+        tokens: ids of the open block, long [B, N]; the mask id where masked.
+        masked: bool [B, N].
+        active_cells: cells a step may reveal, bool [B, N].
+        active: per row, whether it still takes part.
+        ended: per row, whether its answer is complete.
+        spans: per row, answer positions `(start, end)` of the open block.
+    """
+
+    def __init__(self, model, prompt: Prompt, config: DecodingConfig, canvas: Canvas | None):
+        self.model, self.prompt, self.config, self.canvas = model, prompt, config, canvas
+        self.device = prompt.embeds.device
+        self.mask_id = model.config.mask_token_id
+        self.eos_ids = torch.tensor(model.eos_token_ids, device=self.device)
+        self.length = len(canvas.tokens) if canvas is not None else config.max_new_tokens
+        self.reference = config.reference_compatible
+        self.cells = config.block_size
+        self.quota_total: int | None = None
+        if self.reference and config.block_size >= max(prompt.lengths) + self.length:
+            # The published code then takes the sequence as one block of exactly its length.
+            self.cells = max(prompt.lengths) + self.length
+            self.quota_total = self.length if model.reference_splits_answer else None
+        self.tails = [length % self.cells for length in prompt.lengths]
+        prefixes = [length - tail for length, tail in zip(prompt.lengths, self.tails, strict=True)]
+        self.prefix = max(prefixes)
+        self.starts = torch.tensor(prefixes, device=self.device)
+        self.prefix_valid = None
+        if min(prefixes) < self.prefix:
+            self.prefix_valid = torch.arange(self.prefix, device=self.device) < self.starts[:, None]
+        self.blocks = max(-(-(tail + self.length) // self.cells) for tail in self.tails)
+        self.ended = [False] * prompt.rows
+        self.mask_like = self._ids_like_the_mask() if self.reference else None
+
+    def open(self, block: int) -> None:
+        """Lay out block `block`: the tail of the prompt, given tokens, and masks."""
+        self.block = block
+        self.spans = [(block * self.cells - tail, (block + 1) * self.cells - tail) for tail in self.tails]
+        given = self.canvas.tokens if self.canvas is not None else ()
+        rows = [[self._initial(given, p) for p in range(start, end)] for start, end in self.spans]
+        self.tokens = torch.tensor([[self.mask_id if t is None else t for t in row] for row in rows], device=self.device)
+        self.masked = torch.tensor([[t is None for t in row] for row in rows], device=self.device)
+        self.answer = self._answer_cells(0, self.length)
+        self.active = [not ended for ended in self.ended]
+        alive = torch.tensor(self.active, device=self.device)[:, None]
+        self.active_cells = (alive if self.reference else self.answer & alive).expand_as(self.masked)
+        self.protected = self._answer_cells(0, self.canvas.protected) if self.canvas is not None else None
+        self._lay_prompt_tail()
+        if self.reference:
+            self.masked = self.mask_like[self.tokens]
+        self._left = (self._needed() & alive).any(-1).tolist()
+
+    def _initial(self, given: tuple[int | None, ...], position: int) -> int | None:
+        return given[position] if 0 <= position < len(given) else None if position >= 0 else 0
+
+    def _answer_cells(self, start: int, end: int) -> Tensor:
+        """Cells whose answer position lies in `[start, end)`, bool [B, N]."""
+        first = torch.tensor([span[0] for span in self.spans], device=self.device)[:, None]
+        position = first + torch.arange(self.cells, device=self.device)
+        return (position >= start) & (position < end)
+
+    def _lay_prompt_tail(self) -> None:
+        """In the first block, the cells before the answer hold the end of the prompt."""
+        self.prompt_embeds, self.from_prompt = None, None
+        if self.block > 0 or not any(self.tails):
+            return
+        column = self.starts[:, None] + torch.arange(self.cells, device=self.device)
+        self.from_prompt = column < torch.tensor(self.prompt.lengths, device=self.device)[:, None]
+        column = column.clamp_max(self.prompt.embeds.shape[1] - 1)
+        width = self.prompt.embeds.shape[-1]
+        self.prompt_embeds = self.prompt.embeds.gather(1, column.unsqueeze(-1).expand(-1, -1, width))
+        if self.prompt.ids is not None:
+            self.tokens = torch.where(self.from_prompt, self.prompt.ids.gather(1, column), self.tokens)
+        if self.reference:
+            # Prompt cells that look masked are denoised too, so their embedding follows their token.
+            self.from_prompt &= ~self.mask_like[self.tokens]
+
+    def embeds(self) -> Tensor:
+        """Embeddings of the open block, float [B, N, D]; prompt cells keep theirs, which may be picture features."""
+        embeds = self.model.get_input_embeddings()(self.tokens)
+        if self.from_prompt is None:
+            return embeds
+        return torch.where(self.from_prompt.unsqueeze(-1), self.prompt_embeds, embeds)
+
+    def positions(self, clean: int) -> Tensor:
+        """Positions of `clean` finished blocks and the open one, long [B, (clean + 1) * N]."""
+        offsets = torch.arange(-clean * self.cells, self.cells, device=self.device)
+        return self.starts[:, None] + self.block * self.cells + offsets
+
+    @property
+    def step_limit(self) -> int:
+        """Passes a block may take. The reference makes one after its last step when masks are left, then gives up."""
+        return self.config.steps + (1 if self.reference else self.cells)
+
+    def first_step(self, block: int) -> int:
+        """Where the schedule of `block` begins: after 0 only where a resumed run stopped."""
+        return self.canvas.resume[1] if self.canvas is not None and self.canvas.resume[0] == block else 0
+
+    def exclude(self, logits: Tensor) -> Tensor:
+        """Logits without what must not be proposed: the mask id; the end inside a template."""
+        if self.reference:
+            return logits
+        logits[..., self.mask_id] = -torch.inf
+        if self.protected is not None and self.canvas.template:
+            ends = torch.zeros(logits.shape[-1], dtype=torch.bool, device=self.device)
+            ends[self.eos_ids] = True
+            logits = logits.masked_fill(self.protected.unsqueeze(-1) & ends, -torch.inf)
+        return logits
+
+    def reveal(self, revealed: Tensor, ids: Tensor) -> None:
+        """Settle the proposed `ids` [B, N] at the `revealed` cells [B, N]."""
+        self.tokens = torch.where(revealed, ids, self.tokens)
+        self.masked = self.mask_like[self.tokens] if self.reference else self.masked & ~revealed
+
+    def settle(self) -> list[bool]:
+        """Find out which rows are complete; per row, True when its answer is. One transfer to the host."""
+        eos = self._settled_eos().any(-1)
+        left = self._needed().any(-1)
+        flags = torch.stack([left, eos]).tolist()
+        self._left = [needs and row for needs, row in zip(flags[0], self.active, strict=True)]
+        if not self.reference:
+            self._end_rows(flags[1])
+        self.active = [not ended for ended in self.ended]
+        return list(self.ended)
+
+    def unfinished(self) -> bool:
+        """Whether some row still has masks to reveal in the open block."""
+        return any(self._left)
+
+    def finish_block(self) -> None:
+        """End the rows that are complete, also where the whole block was given and no step was needed."""
+        self._left = [False] * self.prompt.rows
+        self._end_rows(self._settled_eos().any(-1).tolist())
+
+    def _end_rows(self, eos: list[bool]) -> None:
+        for row, (_, end) in enumerate(self.spans):
+            if not self._left[row]:
+                self.ended[row] |= eos[row] or (end >= self.length and not self.reference)
+        if self.reference and any(eos):
+            self.ended = [True] * self.prompt.rows
+
+    def _settled_eos(self) -> Tensor:
+        answer = self._answer_cells(0, self.blocks * self.cells) if self.reference else self.answer
+        return torch.isin(self.tokens, self.eos_ids) & ~self.masked & answer
+
+    def _needed(self) -> Tensor:
+        """Masked cells without which the answer is not complete: none lie behind a settled end."""
+        if self.reference:
+            return self.masked
+        eos = self._settled_eos().int()
+        return self.masked & self.answer & (eos.cumsum(-1) - eos == 0)
+
+    def _ids_like_the_mask(self) -> Tensor:
+        """Ids whose embedding equals the mask token's, bool [V]."""
+        weight = self.model.get_input_embeddings().weight
+        return (weight == weight[self.mask_id]).all(-1)

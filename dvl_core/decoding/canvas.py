@@ -1,0 +1,72 @@
+"""An answer that does not begin empty: templates with holes, and runs resumed from a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from ..trace import DenoisingTrace
+
+
+@dataclass(frozen=True)
+class Canvas:
+    """Tokens that are there before the first step.
+
+    Attributes:
+        tokens: one id, or None for a hole, per answer position; the answer has exactly this length.
+        resume: `(block, step)` at which the schedule goes on; `step` applies to that block alone.
+        template: the given tokens are text to keep to the letter: no answer ends before the last of them.
+    """
+
+    tokens: tuple[int | None, ...]
+    resume: tuple[int, int] = (0, 0)
+    template: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "tokens", tuple(self.tokens))
+        if not self.tokens:
+            raise ValueError("canvas: give at least one token or hole.")
+        for position, token in enumerate(self.tokens):
+            if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 0):
+                raise ValueError(f"canvas: expected an id or None at position {position}; got {token!r}.")
+
+    @property
+    def protected(self) -> int:
+        """Answer positions before which no end-of-sequence token may be proposed."""
+        if not self.template:
+            return 0
+        return max((i + 1 for i, token in enumerate(self.tokens) if token is not None), default=0)
+
+    @classmethod
+    def from_trace(
+        cls,
+        trace: DenoisingTrace,
+        step: int,
+        edits: Mapping[int, int] | None = None,
+        remask: Iterable[int] = (),
+    ) -> Canvas:
+        """The canvas of `trace` after its first `step` steps, with changes, ready to go on from there.
+
+        Without changes, going on gives the same tokens and confidences as not stopping.
+
+        Args:
+            step: number of steps to keep, 0 to `len(trace.steps)`.
+            edits: position -> id of tokens to set or replace.
+            remask: positions to mask again.
+
+        Raises:
+            ValueError: when a step or a position lies outside the trace.
+        """
+        if not 0 <= step <= len(trace.steps):
+            raise ValueError(f"step must be from 0 to {len(trace.steps)}, the steps of the trace; got {step}.")
+        tokens = trace.canvas(step)
+        for position, token in {**dict.fromkeys(remask), **(edits or {})}.items():
+            if not 0 <= position < len(tokens):
+                raise ValueError(f"position {position} lies outside the answer's {len(tokens)} positions.")
+            tokens[position] = token
+        resume = (0, 0)
+        if step < len(trace.steps):
+            resume = (trace.steps[step].block, trace.steps[step].step)
+        elif trace.steps:
+            resume = (trace.steps[-1].block, trace.steps[-1].step + 1)
+        return cls(tuple(tokens), resume)

@@ -1,0 +1,93 @@
+"""What may be watched while decoding, and how. Nothing here runs unless it was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+
+MAX_CANDIDATES = 50
+_IMPLEMENTATION = "dvl_observed_sdpa"
+
+
+@dataclass(frozen=True)
+class Observe:
+    """What to record beside tokens and confidences.
+
+    Attributes:
+        candidates: number of best candidates per masked position, 0 to 50; 0 = none.
+        entropy: the entropy of every masked position's distribution.
+        attention_layers: decoder layers whose attention from the block to the picture's patches is recorded,
+            averaged over heads; negative numbers count from the last layer. One conversation at a time.
+    """
+
+    candidates: int = 0
+    entropy: bool = False
+    attention_layers: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.candidates, bool) or not isinstance(self.candidates, int):
+            raise ValueError(f"candidates must be a whole number; got {self.candidates!r}.")
+        if not 0 <= self.candidates <= MAX_CANDIDATES:
+            raise ValueError(f"candidates must be from 0 to {MAX_CANDIDATES}; got {self.candidates}.")
+        object.__setattr__(self, "attention_layers", tuple(self.attention_layers))
+        if not all(isinstance(layer, int) and not isinstance(layer, bool) for layer in self.attention_layers):
+            raise ValueError(f"attention_layers must be layer numbers; got {self.attention_layers!r}.")
+
+    def resolve_layers(self, count: int) -> tuple[int, ...]:
+        """Layer numbers from 0. Raises ValueError when one lies outside the `count` layers of the model."""
+        for layer in self.attention_layers:
+            if not -count <= layer < count:
+                raise ValueError(f"attention_layers: the model has {count} layers; there is no layer {layer}.")
+        return tuple(sorted({layer % count for layer in self.attention_layers}))
+
+
+@dataclass
+class AttentionProbe:
+    """Collects, during one forward pass, the attention from the last `queries` positions to `columns`.
+
+    Attributes:
+        layers: decoder layers to collect.
+        queries: how many of the last query positions belong to the block.
+        columns: key positions of the picture's patches, long [P].
+        weights: layer -> float [B, queries, P], averaged over heads.
+    """
+
+    layers: tuple[int, ...]
+    queries: int
+    columns: Tensor
+    weights: dict[int, Tensor] = field(default_factory=dict)
+
+    def record(self, layer: int, query: Tensor, key: Tensor, mask: Tensor | None, scaling: float) -> None:
+        """Attention of `query` [B, H, Q, D] over `key` [B, H_kv, K, D] under the boolean `mask` [.., Q, K]."""
+        query = query[:, :, -self.queries :]
+        scores = query @ repeat_kv(key, query.shape[1] // key.shape[1]).transpose(-1, -2) * scaling
+        if mask is not None:
+            scores = scores.masked_fill(~mask[:, :, -self.queries :], -torch.inf)
+        self.weights[layer] = scores.float().softmax(-1)[..., self.columns].mean(1)
+
+
+def _observed_attention(module, query, key, value, attention_mask, attention_probe=None, **kwargs):
+    """SDPA that also tells the probe; the probe travels as a keyword of the forward pass."""
+    if attention_probe is not None and module.layer_idx in attention_probe.layers:
+        attention_probe.record(module.layer_idx, query, key, attention_mask, kwargs["scaling"])
+    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
+
+
+AttentionInterface.register(_IMPLEMENTATION, _observed_attention)
+
+
+@contextmanager
+def observed_attention(text_config) -> Iterator[None]:
+    """Route the decoder's attention through the probe for the duration of one forward pass."""
+    before = text_config._attn_implementation
+    text_config._attn_implementation = _IMPLEMENTATION
+    try:
+        yield
+    finally:
+        text_config._attn_implementation = before

@@ -1,0 +1,147 @@
+"""What DiffusionVL adds to a stock vision-language model: its mask, its positions, and decoding by denoising."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Qwen2ForCausalLM
+from transformers.modeling_outputs import CausalLMOutputWithPast
+
+from ..decoding.autoregressive import autoregress
+from ..decoding.block import denoise
+from ..decoding.canvas import Canvas
+from ..decoding.config import DecodingConfig
+from ..decoding.generate import GenerateOutput, generate
+from ..decoding.observe import Observe
+from ..decoding.step import DenoisingStep
+from .attention import as_layer_masks, block_causal_mask
+
+# Releases of transformers before 5.22 call the decoder's cache argument `past_key_values`.
+_CACHE = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
+
+
+class BlockDiffusionMixin:
+    """Mixed into a stock model class, before it.
+
+    The class says where its parts are: `decoder` (the stack of decoder layers), `embed_inputs(input_ids, ...)`,
+    `picture_grids(...)` and `vision_inputs` (names of the inputs that carry pictures).
+    """
+
+    vision_inputs: tuple[str, ...] = ()
+    # The published LM family splits `gen_length`, not the block, into steps when a single block holds everything.
+    reference_splits_answer = False
+
+    @property
+    def eos_token_ids(self) -> list[int]:
+        """Ids that end an answer."""
+        ids = self.config.eos_token_id
+        return list(ids) if isinstance(ids, (list, tuple)) else [ids]
+
+    def run_decoder(
+        self, inputs_embeds: Tensor, mask: Tensor | None, position_ids: Tensor, cache=None, **kwargs: Any
+    ) -> Tensor:
+        """One pass through the stock decoder.
+
+        Args:
+            inputs_embeds: float [B, Q, D].
+            mask: bool [1 or B, 1, Q, K], True = may attend; None = everything may.
+            position_ids: long [1 or B, Q].
+            cache: a `BlockCache`, or None.
+
+        Returns:
+            hidden states after the last norm, float [B, Q, D].
+        """
+        position_ids = position_ids.expand(inputs_embeds.shape[0], -1)
+        if mask is None:
+            kwargs["is_causal"] = False
+        elif self.config._attn_implementation == "eager":
+            # The stock eager function adds its mask to the scores.
+            mask = torch.zeros_like(mask, dtype=inputs_embeds.dtype).masked_fill(~mask, torch.finfo(inputs_embeds.dtype).min)
+        output = self.decoder(
+            inputs_embeds=inputs_embeds,
+            attention_mask=as_layer_masks(mask),
+            position_ids=position_ids,
+            use_cache=cache is not None,
+            **{_CACHE: cache},
+            **kwargs,
+        )
+        return output.last_hidden_state
+
+    def forward(
+        self,
+        input_ids: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        inputs_embeds: Tensor | None = None,
+        block_size: int | None = None,
+        logits_to_keep: int = 0,
+        **pictures: Any,
+    ) -> CausalLMOutputWithPast:
+        """Logits of a whole sequence under the model's own mask: block-causal, or causal for a parent.
+
+        Args:
+            input_ids: long [B, L]; or `inputs_embeds`, float [B, L, D].
+            attention_mask: [B, L], 0 at padding on the right, which no position attends to.
+            block_size: of the mask; the configuration's by default.
+            logits_to_keep: compute the logits of this many last positions only; 0 = all.
+            pictures: the inputs named in `vision_inputs`.
+        """
+        if inputs_embeds is None:
+            inputs_embeds = self.embed_inputs(input_ids, **pictures)
+        length = inputs_embeds.shape[1]
+        block_size = block_size or (self.config.bd3lm_block_size if self.config.enable_bd3lm else 1)
+        mask = block_causal_mask(length, block_size, inputs_embeds.device)[None, None]
+        if attention_mask is not None:
+            # A padded position keeps seeing itself: a row of the mask with nothing in it has no softmax.
+            itself = torch.eye(length, dtype=torch.bool, device=mask.device)
+            mask = mask & attention_mask.bool()[:, None, None, :] | itself
+        positions = torch.arange(length, device=inputs_embeds.device)[None]
+        hidden = self.run_decoder(inputs_embeds, mask, positions)
+        return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, -logits_to_keep:]))
+
+    def denoise(
+        self,
+        inputs: dict[str, Any],
+        config: DecodingConfig | None = None,
+        observe: Observe | None = None,
+        canvas: Canvas | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """Denoise an answer block by block; closing the generator stops the work. See `decoding.block.denoise`."""
+        return denoise(self, inputs, config or self.default_config(), observe, canvas)
+
+    def autoregress(
+        self, inputs: dict[str, Any], config: DecodingConfig | None = None, observe: Observe | None = None
+    ) -> Iterator[DenoisingStep]:
+        """Decode one token per step, left to right, as the autoregressive parent does."""
+        return autoregress(self, inputs, config or self.default_config(), observe)
+
+    def steps(
+        self,
+        inputs: dict[str, Any],
+        config: DecodingConfig | None = None,
+        observe: Observe | None = None,
+        canvas: Canvas | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """The decoding this model was trained for: `denoise`, or `autoregress` when `enable_bd3lm` is False.
+
+        Raises:
+            ValueError: when a canvas is given to an autoregressive model, which can't fill holes.
+        """
+        if self.config.enable_bd3lm:
+            return self.denoise(inputs, config, observe, canvas)
+        if canvas is not None:
+            raise ValueError("canvas: an autoregressive model can't fill holes; load a block-diffusion model.")
+        return self.autoregress(inputs, config, observe)
+
+    def default_config(self) -> DecodingConfig:
+        """Decoding as the model was trained: its block size, one step per token of a block."""
+        size = self.config.bd3lm_block_size
+        return DecodingConfig(block_size=size, steps=size)
+
+    @torch.no_grad()
+    def generate(self, input_ids: Tensor | None = None, streamer=None, **kwargs: Any) -> GenerateOutput:
+        """Answer a prompt. Takes model inputs and the fields of `DecodingConfig`. See `decoding.generate`."""
+        return generate(self, input_ids, streamer, **kwargs)

@@ -1,0 +1,76 @@
+"""Configurations of the published families, as their `config.json` files say."""
+
+from __future__ import annotations
+
+from huggingface_hub.dataclasses import strict
+from transformers import Qwen2_5_VLConfig
+
+MASK_TOKEN_ID = 151671
+EOS_TOKEN_ID = 151645
+IMAGE_TOKEN_ID = 151655
+
+
+@strict
+class DiffusionVLQwenVLConfig(Qwen2_5_VLConfig):
+    r"""
+    Configuration of the VL family (`hustvl/DiffusionVL-Qwen2.5VL-3B`, `-7B`): a Qwen2.5-VL configuration plus what
+    block diffusion adds.
+
+    enable_bd3lm (`bool`, *optional*, defaults to `True`):
+        True: a block-diffusion model. False: the autoregressive parent in the same layout.
+    bd3lm_block_size (`int`, *optional*, defaults to 8):
+        Block size the model was trained with.
+    bd3lm_antithetic_sampling (`bool`, *optional*, defaults to `True`):
+        Spread the noise levels of a row's blocks evenly while training.
+    bd3lm_sampling_eps_min (`float`, *optional*, defaults to 0.001):
+        Lowest noise level while training.
+    bd3lm_sampling_eps_max (`float`, *optional*, defaults to 1.0):
+        Highest noise level while training.
+    bd3lm_block_aligned_eos (`bool`, *optional*, defaults to `True`):
+        Pad answers with the end-of-sequence token to a multiple of the block while training.
+    mask_token_id (`int`, *optional*, defaults to 151671):
+        Id of the mask token.
+    min_pixels (`int`, *optional*):
+        Smallest picture, in pixels; smaller ones are enlarged.
+    max_pixels (`int`, *optional*):
+        Largest picture, in pixels; larger ones are shrunk.
+    image_aspect_ratio (`str`, *optional*):
+        How the training code treated pictures that are not square; kept for the checkpoint's sake.
+    mm_projector_type (`str`, *optional*, defaults to `"qwen_merger"`):
+        Kind of projector; this family has one.
+    """
+
+    model_type = "diffusionvl_qwenvl"
+
+    image_token_id: int | None = IMAGE_TOKEN_ID
+    video_token_id: int | None = None
+    eos_token_id: int | list[int] | None = EOS_TOKEN_ID
+    enable_bd3lm: bool = True
+    bd3lm_block_size: int = 8
+    bd3lm_antithetic_sampling: bool = True
+    bd3lm_sampling_eps_min: float = 1e-3
+    bd3lm_sampling_eps_max: float = 1.0
+    bd3lm_block_aligned_eos: bool = True
+    mask_token_id: int = MASK_TOKEN_ID
+    min_pixels: int | None = None
+    max_pixels: int | None = None
+    image_aspect_ratio: str | None = None
+    mm_projector_type: str = "qwen_merger"
+
+    def __post_init__(self, **kwargs):
+        if self.image_token_id is None:
+            self.image_token_id = IMAGE_TOKEN_ID
+        super().__post_init__(**kwargs)
+        check_block_diffusion_fields(self)
+
+
+def check_block_diffusion_fields(config) -> None:
+    """Refuse a configuration whose block-diffusion fields can't work. Raises ValueError naming the field."""
+    if config.bd3lm_block_size < 1:
+        raise ValueError(f"bd3lm_block_size must be 1 or more; got {config.bd3lm_block_size}.")
+    low, high = config.bd3lm_sampling_eps_min, config.bd3lm_sampling_eps_max
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"bd3lm_sampling_eps_min and _max must satisfy 0 <= min < max <= 1; got {low} and {high}.")
+    vocabulary = config.get_text_config().vocab_size
+    if not 0 <= config.mask_token_id < vocabulary:
+        raise ValueError(f"mask_token_id must lie in the vocabulary of {vocabulary} ids; got {config.mask_token_id}.")

@@ -1,0 +1,74 @@
+"""The VL family: Qwen2.5-VL, unmodified, made to denoise.
+
+Nothing of the backbone is redefined. The published checkpoints keep the vision tower and the merger elsewhere in
+their key layout; that is a renaming, registered here, which loading applies and saving undoes.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from transformers import Qwen2_5_VLForConditionalGeneration
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+
+from .block_diffusion import BlockDiffusionMixin
+from .configuration import DiffusionVLQwenVLConfig
+
+
+class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLForConditionalGeneration):
+    """`hustvl/DiffusionVL-Qwen2.5VL-*`: Qwen2.5-VL with block-causal attention, 1-D positions and denoising."""
+
+    config_class = DiffusionVLQwenVLConfig
+    vision_inputs = ("pixel_values", "image_grid_thw")
+    _supports_flash_attn = False
+
+    @property
+    def decoder(self):
+        return self.model.language_model
+
+    def embed_inputs(
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, image_grid_thw: Tensor | None = None
+    ) -> Tensor:
+        """Token embeddings with the pictures' features in place of their placeholders.
+
+        Args:
+            input_ids: long [B, L], `config.image_token_id` once per merged patch of every picture.
+            pixel_values: patches of all pictures, [patches, channels * temporal * patch * patch].
+            image_grid_thw: patches of each picture along time, height and width, long [pictures, 3].
+
+        Returns:
+            float [B, L, D].
+
+        Raises:
+            ValueError: when placeholders and picture features differ in number.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is None:
+            return embeds
+        features = torch.cat(self.get_image_features(pixel_values, image_grid_thw).pooler_output)
+        places = (input_ids == self.config.image_token_id).unsqueeze(-1)
+        found = int(places.sum())
+        if found != len(features):
+            raise ValueError(f"The prompt has {found} picture tokens, but the pictures give {len(features)} features.")
+        return embeds.masked_scatter(places, features.to(embeds.device, embeds.dtype))
+
+    def picture_grids(self, image_grid_thw: Tensor | None) -> list[tuple[int, int]]:
+        """Rows and columns of picture tokens of each picture."""
+        if image_grid_thw is None:
+            return []
+        merge = self.config.vision_config.spatial_merge_size
+        return [(h // merge, w // merge) for _, h, w in image_grid_thw.tolist()]
+
+
+def register() -> None:
+    """Tell transformers how the published key layout maps onto the stock modules."""
+    register_checkpoint_conversion_mapping(
+        DiffusionVLQwenVLForConditionalGeneration.__name__,
+        [
+            WeightRenaming(r"^model\.vision_tower\.vision_tower\.", "model.visual."),
+            WeightRenaming(r"^model\.mm_projector\.merger\.", "model.visual.merger."),
+            WeightRenaming(r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
+        ],
+        overwrite=True,
+    )
