@@ -1,0 +1,394 @@
+"""One model, many visitors: whose turn it is, what is allowed, and every run recorded as its own trace.
+
+A bounded number of runs is open at a time; later visitors wait in line. Open runs take turns step by step, first
+come first served, so a slow reader or a long answer holds up nobody. Whatever goes wrong inside a run surfaces as
+one `EngineError` whose message is a sentence for the page.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from PIL import Image
+
+from .decoding import DecodingConfig, DenoisingStep, Observe
+from .processing import ConversationError, ImageError, ImageLimits, open_image
+from .recorder import TraceRecorder
+from .trace import DenoisingTrace, TraceImage, TraceStep
+
+_log = logging.getLogger(__name__)
+_HEARTBEAT = 0.25  # seconds between looks at the line, so that a waiting run can be closed
+_CHARACTERS_PER_TOKEN = 16  # a longer question is refused before it is tokenised
+_COPY_SIDE = 448  # longest side of the copy of a picture that a trace holds, in pixels
+
+
+class EngineError(Exception):
+    """A run that can't be had; the message is one sentence for the person who asked.
+
+    Attributes:
+        about: what to look at: "picture", "question", "settings", "queue" or "model".
+    """
+
+    def __init__(self, sentence: str, about: str = "model"):
+        super().__init__(sentence)
+        self.about = about
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What one visitor may ask for.
+
+    Attributes:
+        max_new_tokens: longest answer, in tokens.
+        max_prompt_tokens: longest conversation, pictures included, in tokens.
+        max_block_size: largest block, in tokens.
+        max_picture_pixels: largest picture, width x height.
+        open_runs: runs that hold a cache and take turns.
+        waiting_runs: runs that may wait in line behind them.
+    """
+
+    max_new_tokens: int = 512
+    max_prompt_tokens: int = 8192
+    max_block_size: int = 128
+    max_picture_pixels: int = 64_000_000
+    open_runs: int = 4
+    waiting_runs: int = 16
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            least = 0 if field.name == "waiting_runs" else 1
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ValueError(f"{field.name} must be a whole number of {least} or more; got {value!r}.")
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """The run is in line; `before` runs go first."""
+
+    before: int
+
+
+@dataclass(frozen=True)
+class Started:
+    """The run began; `trace` has no steps yet and grows with every step."""
+
+    trace: DenoisingTrace
+
+
+@dataclass(frozen=True)
+class Stepped:
+    """One step was computed: as recorded, and the vocabulary entries no earlier step brought."""
+
+    step: TraceStep
+    vocabulary: dict[int, bytes]
+    trace: DenoisingTrace
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The run is over; `trace.finish_reason` says why."""
+
+    trace: DenoisingTrace
+
+
+Event = Waiting | Started | Stepped | Finished
+
+
+class Engine:
+    """Serves one model to many threads.
+
+    Args:
+        model, processor: as `load_model` returns them.
+        limits: what one visitor may ask for.
+        name: the model's name on the page and in traces; its folder's name by default.
+        accelerate: wraps the generator function that computes, as `spaces.GPU` does; it yields CPU data only.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        processor: Any,
+        limits: Limits | None = None,
+        name: str = "",
+        accelerate: Callable[[Callable[..., Iterator[DenoisingStep]]], Callable[..., Iterator[DenoisingStep]]] | None = None,
+    ):
+        self.model, self.processor = model, processor
+        self.limits = limits or Limits()
+        self.name = name or str(getattr(model.config, "name_or_path", "") or "model").rstrip("/").split("/")[-1]
+        processor.image_limits = ImageLimits(max_pixels=self.limits.max_picture_pixels)
+        self._compute = accelerate(self._steps) if accelerate else self._steps
+        self._turn = FairLock()
+        self._line = Line(self.limits.open_runs, self.limits.waiting_runs)
+
+    @property
+    def trained_block_size(self) -> int:
+        """Block size the model was trained with; 1 for an autoregressive one."""
+        return self.model.config.bd3lm_block_size if self.model.config.enable_bd3lm else 1
+
+    def describe(self) -> dict[str, Any]:
+        """What is served, JSON-ready."""
+        parameter = next(self.model.parameters())
+        return {
+            "model": self.name,
+            "family": self.model.config.model_type,
+            "kind": "block_diffusion" if self.model.config.enable_bd3lm else "autoregressive",
+            "parameters": sum(p.numel() for p in self.model.parameters()),
+            "device": str(parameter.device),
+            "dtype": str(parameter.dtype).removeprefix("torch."),
+            "runs": len(self._line),
+        }
+
+    def config(self, **settings: Any) -> DecodingConfig:
+        """Decoding settings within the limits. Raises `EngineError` about "settings" naming field and range."""
+        unknown = sorted(set(settings) - DecodingConfig.names())
+        if unknown:
+            raise EngineError(f"There is no setting called {unknown[0]!r}.", "settings")
+        try:
+            config = DecodingConfig(**settings)
+        except ValueError as error:
+            raise EngineError(str(error), "settings") from error
+        if config.max_new_tokens > self.limits.max_new_tokens:
+            raise EngineError(
+                f"max_new_tokens may be at most {self.limits.max_new_tokens} here; got {config.max_new_tokens}.", "settings"
+            )
+        if config.block_size > self.limits.max_block_size:
+            raise EngineError(
+                f"block_size may be at most {self.limits.max_block_size} here (the model was trained with "
+                f"{self.trained_block_size}); got {config.block_size}.",
+                "settings",
+            )
+        return config
+
+    def stream(
+        self, messages: Sequence[Mapping[str, Any]], config: DecodingConfig, observe: Observe | None = None
+    ) -> Iterator[Event]:
+        """Answer a conversation, step by step.
+
+        Args:
+            messages: as the processor's `apply_chat_template` takes them.
+            config: from `config()`.
+            observe: what else to record.
+
+        Yields:
+            `Waiting` while others go first, `Started`, a `Stepped` right after each step was computed, `Finished`.
+            Closing the generator stops the run after its current step; the trace keeps what was there and says
+            "stopped".
+
+        Raises:
+            EngineError: the run can't be had, or failed.
+        """
+        messages, inputs = self._prepare(messages, config)
+        ticket = self._line.join()
+        try:
+            while before := self._line.wait(ticket, _HEARTBEAT):
+                yield Waiting(before)
+            yield from self._run(messages, inputs, config, observe)
+        finally:
+            self._line.leave(ticket)
+
+    def answer(
+        self, messages: Sequence[Mapping[str, Any]], config: DecodingConfig, observe: Observe | None = None
+    ) -> DenoisingTrace:
+        """The finished trace of `stream`, for callers that don't watch."""
+        trace = None
+        for event in self.stream(messages, config, observe):
+            trace = getattr(event, "trace", trace)
+        return trace
+
+    def _prepare(self, messages, config: DecodingConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The conversation with its pictures opened, and model inputs on the CPU; refused where they are too large."""
+        longest = self.limits.max_prompt_tokens
+        positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
+        if positions:
+            longest = min(longest, positions - config.max_new_tokens)
+        if longest < 1:
+            raise EngineError(f"An answer of {config.max_new_tokens} tokens leaves no room for a question; ask for less.", "settings")
+        characters = sum(len(text) for text in _texts(messages))
+        if characters > longest * _CHARACTERS_PER_TOKEN:
+            raise EngineError(
+                f"The conversation is {characters:,} characters long, far beyond the {longest:,} tokens this model "
+                "can read: shorten it, or start a new conversation.",
+                "question",
+            )
+        try:
+            opened = [_with_pictures(message, self.processor.image_limits) for message in messages]
+            return opened, dict(self.processor.apply_chat_template(opened, max_length=longest))
+        except ImageError as error:
+            raise EngineError(str(error), "picture") from error
+        except ConversationError as error:
+            raise EngineError(str(error), "question") from error
+
+    def _run(self, messages, inputs, config: DecodingConfig, observe: Observe | None) -> Iterator[Event]:
+        recorder = TraceRecorder(
+            self.model,
+            self.processor,
+            config,
+            messages,
+            images=picture_records(self.processor, messages, inputs),
+            prompt_tokens=inputs["input_ids"].shape[1],
+            name=self.name,
+        )
+        trace = recorder.trace
+        yield Started(trace)
+        steps = self._compute(inputs, config, observe)
+        whole = False
+        try:
+            while (step := self._next(steps)) is not None:
+                recorded = recorder.add(step)
+                yield Stepped(recorded, recorder.new_vocabulary(), trace)
+            whole = True
+        finally:
+            steps.close()
+            recorder.finish()
+            if not whole:  # even where an end token is among what was settled: there may be holes before it
+                trace.finish_reason = "stopped"
+        yield Finished(trace)
+
+    def _next(self, steps: Iterator[DenoisingStep]) -> DenoisingStep | None:
+        """The next step, computed when it is this run's turn; None when there is none."""
+        with self._turn:
+            try:
+                return next(steps, None)
+            except torch.cuda.OutOfMemoryError as error:
+                raise EngineError(
+                    "The model ran out of memory: send a smaller picture, or ask for a shorter answer.", "model"
+                ) from error
+            except EngineError:
+                raise
+            except Exception as error:
+                _log.exception("A run failed.")
+                raise EngineError(
+                    "This run failed inside the model; the server's log says more. Your conversation is kept: try again.",
+                    "model",
+                ) from error
+
+    def _steps(self, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None) -> Iterator[DenoisingStep]:
+        """The computing part: takes CPU data, gives CPU data, so that it may live in another process."""
+        device = self.model.device
+        on_device = {name: value.to(device) for name, value in inputs.items()}
+        for step in self.model.steps(on_device, config, observe):
+            yield _on_cpu(step)
+
+
+class FairLock:
+    """A lock that is handed on in the order it was asked for."""
+
+    def __init__(self) -> None:
+        self._asking: deque[object] = deque()
+        self._changed = threading.Condition()
+
+    def __enter__(self) -> None:
+        me = object()
+        with self._changed:
+            self._asking.append(me)
+            self._changed.wait_for(lambda: self._asking[0] is me)
+
+    def __exit__(self, *_: Any) -> None:
+        with self._changed:
+            self._asking.popleft()
+            self._changed.notify_all()
+
+
+class Line:
+    """Who is here: the first `open_runs` are being served, up to `waiting_runs` wait behind them."""
+
+    def __init__(self, open_runs: int, waiting_runs: int):
+        self.open_runs, self.waiting_runs = open_runs, waiting_runs
+        self._tickets: list[object] = []
+        self._changed = threading.Condition()
+
+    def __len__(self) -> int:
+        return len(self._tickets)
+
+    def join(self) -> object:
+        """A ticket at the end of the line. Raises `EngineError` when the line is full."""
+        ticket = object()
+        with self._changed:
+            if len(self._tickets) >= self.open_runs + self.waiting_runs:
+                raise EngineError(
+                    f"{len(self._tickets)} runs are being served or waiting already: try again in a moment.", "queue"
+                )
+            self._tickets.append(ticket)
+        return ticket
+
+    def wait(self, ticket: object, seconds: float) -> int:
+        """How many tickets must leave before this one is served, after waiting up to `seconds`; 0 = served now."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._tickets.index(ticket) < self.open_runs, timeout=seconds)
+            return max(0, self._tickets.index(ticket) - self.open_runs + 1)
+
+    def leave(self, ticket: object) -> None:
+        with self._changed:
+            self._tickets.remove(ticket)
+            self._changed.notify_all()
+
+
+def picture_records(processor: Any, messages: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[TraceImage]:
+    """The conversation's pictures for its trace: size, the grid of their tokens, and a small copy.
+
+    Args:
+        messages: with their pictures opened (PIL).
+        inputs: what the processor made of them.
+    """
+    pictures = [part["image"] for message in messages for part in _parts(message) if part.get("type") == "image"]
+    if not pictures:
+        return []
+    grids = processor.picture_grids(inputs, [picture.size for picture in pictures])
+    return [
+        TraceImage(
+            width=picture.width,
+            height=picture.height,
+            grid=[grid.rows, grid.columns],
+            box=list(grid.box),
+            sha256=hashlib.sha256(picture.tobytes()).hexdigest(),
+            data=_small_copy(picture),
+        )
+        for picture, grid in zip(pictures, grids, strict=True)
+    ]
+
+
+def _small_copy(picture: Image.Image) -> str:
+    small = picture.copy()
+    small.thumbnail((_COPY_SIDE, _COPY_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _on_cpu(step: DenoisingStep) -> DenoisingStep:
+    moved = {}
+    for field in fields(step):
+        value = getattr(step, field.name)
+        if isinstance(value, torch.Tensor):
+            moved[field.name] = value.cpu()
+        elif isinstance(value, dict):
+            moved[field.name] = {key: weights.cpu() for key, weights in value.items()}
+    return replace(step, **moved)
+
+
+def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    content = message.get("content", "")
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
+
+
+def _texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    for message in messages:
+        yield from (str(part.get("text", "")) for part in _parts(message))
+
+
+def _with_pictures(message: Mapping[str, Any], limits: ImageLimits) -> dict[str, Any]:
+    parts = [
+        {"type": "image", "image": open_image(part["image"], limits)} if part.get("type") == "image" else part
+        for part in _parts(message)
+    ]
+    return {**message, "content": parts}

@@ -1,0 +1,154 @@
+// The heatmap inside the player: confidence of every proposal, answer position across, step of the block down.
+//
+// createHeatmap(canvas, hint, seek).draw({run, have, cursor, bounds, tokenText}) paints what is known, dims what
+// lies after the scrubber, frames the row of the current step, and dots the cell in which a token was revealed.
+
+function createHeatmap(canvas, hint, seek) {
+  const GUTTER = 34;
+  const AXIS = 18;
+  let view = null;
+  let layout = null;
+
+  function draw(next) {
+    view = next;
+    const ratio = window.devicePixelRatio || 1;
+    const width = canvas.clientWidth;
+    if (!width || !view.run.header) return;
+    layout = plan(width);
+    const height = layout.rows * layout.rowHeight + AXIS;
+    if (canvas.style.height !== height + "px") canvas.style.height = height + "px";
+    if (canvas.width !== Math.round(width * ratio)) canvas.width = Math.round(width * ratio);
+    if (canvas.height !== Math.round(height * ratio)) canvas.height = Math.round(height * ratio);
+    const pen = canvas.getContext("2d");
+    pen.setTransform(ratio, 0, 0, ratio, 0, 0);
+    pen.clearRect(0, 0, width, height);
+    const colours = readColours();
+    paintSteps(pen, colours);
+    paintBounds(pen, colours);
+    paintCursor(pen, colours);
+    paintAxes(pen, colours);
+    canvas.setAttribute("aria-label", summary());
+  }
+
+  // Columns keep their width while a run goes on; when it is over, the blocks that were never opened are cut.
+  function plan(width) {
+    const { run, have } = view;
+    let opened = 1;
+    let rows = Math.min(64, run.header.settings.steps || 1);
+    for (let i = 0; i < have; i += 1) {
+      opened = Math.max(opened, run.steps[i].span[1]);
+      rows = Math.max(rows, run.steps[i].step + 1);
+    }
+    const columns = run.total === null ? Math.max(opened, Math.min(run.header.length, 96)) : opened;
+    const rowHeight = rows <= 8 ? 12 : rows <= 16 ? 9 : Math.max(3, Math.floor(160 / rows));
+    return { columns, rows, rowHeight, columnWidth: Math.min(16, (width - GUTTER - 1) / columns) };
+  }
+
+  function readColours() {
+    const style = getComputedStyle(canvas);
+    const value = (name) => style.getPropertyValue("--dvl-" + name).trim();
+    return { scale: Array.from({ length: 9 }, (_, i) => value("scale-" + i)), ink: value("ink"), muted: value("muted"),
+             line: value("line"), surface: value("surface"), accent: value("accent"), font: "10px " + value("mono") };
+  }
+
+  const x = (position) => GUTTER + position * layout.columnWidth;
+  const y = (step) => step * layout.rowHeight;
+
+  function paintSteps(pen, colours) {
+    const gap = layout.columnWidth > 4 ? 1 : 0;
+    const rowGap = layout.rowHeight > 4 ? 1 : 0;
+    for (let i = 0; i < view.have; i += 1) {
+      const step = view.run.steps[i];
+      const revealed = new Set(step.revealed);
+      pen.globalAlpha = i < view.cursor ? 1 : 0.25;
+      step.masked.forEach((position, j) => {
+        pen.fillStyle = colours.scale[Math.min(8, Math.max(0, Math.round(step.confidences[j] * 8)))];
+        pen.fillRect(x(position), y(step.step), layout.columnWidth - gap, layout.rowHeight - rowGap);
+        if (!revealed.has(position) || layout.columnWidth < 4 || layout.rowHeight < 6) return;
+        const size = Math.min(4, layout.columnWidth - 3);
+        pen.fillStyle = colours.surface;
+        pen.fillRect(x(position) + (layout.columnWidth - gap - size) / 2, y(step.step) + (layout.rowHeight - rowGap - size) / 2, size, size);
+      });
+    }
+    pen.globalAlpha = 1;
+  }
+
+  function paintBounds(pen, colours) {
+    pen.strokeStyle = colours.muted;
+    pen.setLineDash([1, 2]);
+    pen.beginPath();
+    for (const start of view.bounds) {
+      if (start > layout.columns) break;
+      pen.moveTo(x(start) - 0.5, 0);
+      pen.lineTo(x(start) - 0.5, y(layout.rows) + 3);
+    }
+    pen.stroke();
+    pen.setLineDash([]);
+  }
+
+  function paintCursor(pen, colours) {
+    if (!view.cursor) return;
+    const step = view.run.steps[view.cursor - 1];
+    pen.strokeStyle = colours.ink;
+    pen.lineWidth = 1.5;
+    pen.strokeRect(x(step.span[0]) - 1, y(step.step) - 1, (step.span[1] - step.span[0]) * layout.columnWidth + 1, layout.rowHeight + 1);
+    pen.lineWidth = 1;
+  }
+
+  function paintAxes(pen, colours) {
+    pen.fillStyle = colours.muted;
+    pen.font = colours.font;
+    pen.textBaseline = "middle";
+    pen.textAlign = "right";
+    pen.fillText("1", GUTTER - 6, y(0) + layout.rowHeight / 2);
+    if (layout.rows > 1) pen.fillText(String(layout.rows), GUTTER - 6, y(layout.rows - 1) + layout.rowHeight / 2);
+    if (layout.rows > 4) pen.fillText("step", GUTTER - 6, y(layout.rows / 2));
+    pen.textAlign = "left";
+    let free = -Infinity;
+    for (const start of view.bounds) {
+      if (start >= layout.columns || x(start) < free) continue;
+      pen.fillText(String(start), x(start), y(layout.rows) + 11);
+      free = x(start) + 26;
+    }
+  }
+
+  function summary() {
+    const { run, have } = view;
+    const values = [];
+    for (let i = 0; i < have; i += 1) {
+      const step = run.steps[i];
+      step.masked.forEach((position, j) => { if (step.revealed.includes(position)) values.push(step.confidences[j]); });
+    }
+    const mean = values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
+    return "Confidence heatmap: " + layout.columns + " answer positions across, " + layout.rows + " steps per block down. "
+      + values.length + " tokens revealed" + (values.length ? ", mean confidence " + mean.toFixed(2) : "") + ".";
+  }
+
+  function under(event) {
+    if (!layout || !view) return null;
+    const box = canvas.getBoundingClientRect();
+    const position = Math.floor((event.clientX - box.left - GUTTER) / layout.columnWidth);
+    const row = Math.floor((event.clientY - box.top) / layout.rowHeight);
+    for (let i = 0; i < view.have; i += 1) {
+      const step = view.run.steps[i];
+      const j = step.step === row ? step.masked.indexOf(position) : -1;
+      if (j >= 0) return { index: i, position, step, j };
+    }
+    return null;
+  }
+
+  canvas.addEventListener("mousemove", (event) => {
+    const hit = under(event);
+    hint.textContent = hit ? "position " + hit.position + ", step " + (hit.step.step + 1) + ": "
+      + JSON.stringify(view.tokenText(hit.step.proposals[hit.j])) + " " + hit.step.confidences[hit.j].toFixed(2) : "";
+  });
+  canvas.addEventListener("mouseleave", () => { hint.textContent = ""; });
+  canvas.addEventListener("click", (event) => {
+    const hit = under(event);
+    if (hit) seek(hit.index + 1);
+  });
+  new ResizeObserver(() => { if (view) draw(view); }).observe(canvas.parentElement);
+  new MutationObserver(() => { if (view) draw(view); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+
+  return { draw };
+}
