@@ -11,9 +11,9 @@ from .trace import DenoisingTrace
 __all__ = ["DenoisingTrace"]
 
 if importlib.util.find_spec("torch") is not None:
-    from . import models
+    from . import auto
     from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
     from .models.loading import load_model
 
-    models.register()
+    auto.register()
     __all__ += ["Canvas", "DecodingConfig", "DenoisingStep", "Observe", "load_model"]

@@ -1,0 +1,154 @@
+"""The second family: a Qwen2.5 language model that was given eyes (SigLIP2 tower, projector), made to denoise.
+
+Decoder and tower are the stock modules of transformers; the projector is two linear layers. What is here is how
+the features of a picture's tiles become picture tokens (LLaVA-OneVision's "spatial_unpad").
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from transformers import Qwen2ForCausalLM, SiglipVisionModel
+from transformers import initialization as init
+from transformers.conversion_mapping import register_checkpoint_conversion_mapping
+from transformers.core_model_loading import WeightRenaming
+
+from ..processing.anyres import AnyresPlan, max_detail_tiles, plan_anyres
+from .block_diffusion import BlockDiffusionMixin
+from .configuration_lm import DiffusionVLQwenConfig
+
+
+class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausalLM):
+    """`hustvl/DiffusionVL-Qwen2.5-7B`: SigLIP2, a projector, and Qwen2.5 with block-causal attention."""
+
+    config_class = DiffusionVLQwenConfig
+    vision_inputs = ("pixel_values", "image_sizes")
+    reference_splits_answer = True
+    _no_split_modules: ClassVar = ["Qwen2DecoderLayer", "SiglipVisionEmbeddings", "SiglipEncoderLayer"]
+    _supports_flash_attn = False
+
+    def __init__(self, config: DiffusionVLQwenConfig):
+        super().__init__(config)
+        width = config.hidden_size
+        self.vision_tower = SiglipVisionModel._from_config(config.vision_config)
+        self.mm_projector = nn.Sequential(
+            nn.Linear(config.vision_config.hidden_size, width), nn.GELU(), nn.Linear(width, width)
+        )
+        self.image_newline = nn.Parameter(torch.zeros(width))
+        self.post_init()
+
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self:
+            init.normal_(self.image_newline, std=self.config.hidden_size**-0.5)
+
+    @property
+    def decoder(self):
+        return self.model
+
+    def tile_features(self, pixel_values: Tensor) -> Tensor:
+        """Projected features of tiles [T, 3, pixels, pixels]: float [T, side * side, D], in reading order.
+
+        The tower's last hidden state is taken as it is, before the norm that follows it (a published choice).
+        """
+        patches = self.vision_tower.embeddings(pixel_values.to(self.mm_projector[0].weight.dtype))
+        return self.mm_projector(self.vision_tower.encoder(inputs_embeds=patches).last_hidden_state)
+
+    def picture_features(self, pixel_values: Tensor, image_sizes: Tensor) -> list[Tensor]:
+        """Picture tokens of every picture, float [tokens, D] each: the overview, then the detail row by row.
+
+        Args:
+            pixel_values: tiles of all pictures, overview first, float [T, 3, pixels, pixels].
+            image_sizes: (height, width) of the original pictures, long [pictures, 2].
+
+        Raises:
+            ValueError: when the sizes call for another number of tiles.
+        """
+        plans = [self.picture_plan(height, width) for height, width in image_sizes.tolist()]
+        counts = [plan.tile_count for plan in plans]
+        if sum(counts) != len(pixel_values):
+            raise ValueError(f"The pictures' sizes call for {sum(counts)} tiles; got {len(pixel_values)}.")
+        features = self.tile_features(pixel_values).split(counts)
+        return [
+            torch.cat([tiles[0], self._detail(tiles[1:], plan)])
+            for tiles, plan in zip(features, plans, strict=True)
+        ]
+
+    def picture_plan(self, height: int, width: int) -> AnyresPlan:
+        """How a picture of this size is cut into tiles and which tokens come out."""
+        config = self.config
+        tile = config.vision_config.image_size
+        side = tile // config.vision_config.patch_size
+        return plan_anyres(
+            (width, height),
+            config.image_grid_pinpoints,
+            tile,
+            side,
+            max_detail_tiles(config.image_aspect_ratio),
+        )
+
+    def _detail(self, tiles: Tensor, plan: AnyresPlan) -> Tensor:
+        """Features of the canvas [tiles, side * side, D] to tokens [rows * (columns + 1), D]."""
+        (rows, columns), side = plan.tiles, plan.side
+        canvas = tiles.view(rows, columns, side, side, -1).permute(4, 0, 2, 1, 3)
+        canvas = canvas.reshape(-1, rows * side, columns * side)  # [D, H, W]
+        top, left = plan.crop
+        canvas = canvas[:, top : top + plan.cropped[0], left : left + plan.cropped[1]]
+        if plan.detail != plan.cropped:
+            canvas = functional.interpolate(canvas[None], plan.detail, mode="bilinear")[0]
+        newline = self.image_newline.to(canvas.dtype)[:, None, None].expand(-1, canvas.shape[1], 1)
+        return torch.cat([canvas, newline], dim=2).flatten(1).T
+
+    def embed_inputs(
+        self, input_ids: Tensor, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
+    ) -> Tensor:
+        """Token embeddings with the pictures' features in place of their placeholders.
+
+        Args:
+            input_ids: long [B, L], `config.image_token_id` once per picture token.
+            pixel_values, image_sizes: as in `picture_features`.
+
+        Returns:
+            float [B, L, D].
+
+        Raises:
+            ValueError: when placeholders and picture features differ in number.
+        """
+        embeds = self.get_input_embeddings()(input_ids)
+        if pixel_values is None:
+            return embeds
+        features = torch.cat(self.picture_features(pixel_values, image_sizes))
+        places = (input_ids == self.config.image_token_id).unsqueeze(-1)
+        found = int(places.sum())
+        if found != len(features):
+            raise ValueError(
+                f"The prompt has {found} picture tokens, but the pictures give {len(features)} features."
+            )
+        return embeds.masked_scatter(places, features.to(embeds.device, embeds.dtype))
+
+    def picture_grids(
+        self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
+    ) -> list[tuple[int, int]]:
+        """Rows and columns of picture tokens, two grids per picture: overview, and detail with its newline column."""
+        if image_sizes is None:
+            return []
+        plans = [self.picture_plan(height, width) for height, width in image_sizes.tolist()]
+        return [
+            grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))
+        ]
+
+
+def register() -> None:
+    """Tell transformers how the published key layout maps onto the stock modules."""
+    register_checkpoint_conversion_mapping(
+        DiffusionVLQwenForConditionalGeneration.__name__,
+        [
+            WeightRenaming(r"^model\.vision_tower\.vision_tower\.", "vision_tower."),
+            WeightRenaming(r"^model\.mm_projector\.", "mm_projector."),
+            WeightRenaming(r"^model\.image_newline", "image_newline"),
+        ],
+        overwrite=True,
+    )

@@ -1,0 +1,161 @@
+"""From the steps of a decoder to a trace: the only place where tensors become plain data."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .decoding.canvas import Canvas
+from .decoding.config import DecodingConfig
+from .decoding.step import DenoisingStep
+from .trace import DenoisingTrace, TraceImage, TraceStep
+
+_DIGITS = 5
+
+
+class TraceRecorder:
+    """Records one row of a run.
+
+    Args:
+        model, processor: what decodes.
+        config: how.
+        messages: the conversation, as given to the processor; its text and the size of its pictures are kept.
+        images: a `TraceImage` per picture.
+        prompt_tokens: length of the prompt.
+        canvas: given tokens, when the run did not begin empty.
+        name: of the model, as shown to people.
+        row: of the batch.
+    """
+
+    def __init__(
+        self,
+        model,
+        processor,
+        config: DecodingConfig,
+        messages: list[dict[str, Any]],
+        images: list[TraceImage] | None = None,
+        prompt_tokens: int = 0,
+        canvas: Canvas | None = None,
+        name: str = "",
+        row: int = 0,
+    ):
+        self.tokenizer = processor.tokenizer
+        self.row = row
+        self._eos = set(model.eos_token_ids)
+        self._unsent: dict[int, bytes] = {}
+        self.trace = DenoisingTrace(
+            model={
+                "name": name,
+                "family": model.config.model_type,
+                "kind": "block_diffusion" if model.config.enable_bd3lm else "autoregressive",
+                "mask_token_id": model.config.mask_token_id,
+                "eos_token_ids": list(model.eos_token_ids),
+                "device": str(model.device),
+                "dtype": str(model.dtype).removeprefix("torch."),
+            },
+            settings=config.to_json(),
+            prompt={"messages": [plain_message(message) for message in messages], "num_tokens": prompt_tokens},
+            length=len(canvas.tokens) if canvas is not None else config.max_new_tokens,
+            images=images or [],
+        )
+        for position, token in enumerate(canvas.tokens if canvas is not None else ()):
+            if token is not None:
+                self.trace.given.append([position, token])
+                self._learn(token)
+
+    def add(self, step: DenoisingStep) -> TraceStep:
+        """Record what `step` did to this row. The one transfer of the step's tensors to the host."""
+        row, (start, end) = self.row, step.spans[self.row]
+        length = self.trace.length
+        masked = step.masked[row].cpu()
+        cells = [i for i, on in enumerate(masked.tolist()) if on and 0 <= start + i < length]
+        ids = step.proposals[row].tolist()
+        confidences = step.confidences[row].tolist()
+        revealed = step.revealed[row].tolist()
+        record = TraceStep(
+            block=step.block,
+            step=step.step,
+            span=[max(0, start), min(end, length)],
+            masked=[start + i for i in cells],
+            proposals=[ids[i] for i in cells],
+            confidences=[_probability(confidences[i]) for i in cells],
+            revealed=[start + i for i in cells if revealed[i]],
+            milliseconds=round(step.seconds * 1000, 3),
+            forwards=step.forwards,
+            **self._observed(step, cells),
+        )
+        for token in record.proposals:
+            self._learn(token)
+        for ranking in record.candidates or ():
+            for token, _ in ranking:
+                self._learn(token)
+        self.trace.prefill_milliseconds = round(step.prefill_seconds * 1000, 3)
+        self.trace.steps.append(record)
+        return record
+
+    def new_vocabulary(self) -> dict[int, bytes]:
+        """Vocabulary entries learnt since the last call, for a viewer that follows the run."""
+        unsent, self._unsent = self._unsent, {}
+        return unsent
+
+    def finish(self, stopped: bool = False) -> DenoisingTrace:
+        """Close the record: the answer ended by itself, or was stopped."""
+        reached_end = any(token in self._eos for token in self.trace.canvas() if token is not None)
+        self.trace.finish_reason = "eos" if reached_end else "stopped" if stopped else "length"
+        return self.trace
+
+    def _observed(self, step: DenoisingStep, cells: list[int]) -> dict[str, Any]:
+        observed: dict[str, Any] = {}
+        if step.candidate_ids is not None:
+            ids, probabilities = step.candidate_ids[self.row].tolist(), step.candidate_probabilities[self.row].tolist()
+            observed["candidates"] = [
+                [[t, _probability(p)] for t, p in zip(ids[i], probabilities[i], strict=True)] for i in cells
+            ]
+        if step.entropies is not None:
+            entropies = step.entropies[self.row].tolist()
+            observed["entropies"] = [round(max(0.0, entropies[i]), _DIGITS) for i in cells]
+        if step.attention is not None:
+            observed["attention"] = {
+                str(layer): [[round(w, _DIGITS) for w in weights[self.row, i].tolist()] for i in cells]
+                for layer, weights in step.attention.items()
+            }
+        return observed
+
+    def _learn(self, token: int) -> None:
+        if token not in self.trace.vocabulary:
+            self.trace.vocabulary[token] = self._unsent[token] = token_bytes(self.tokenizer, token)
+
+
+def plain_message(message: dict[str, Any]) -> dict[str, str]:
+    """Role and text of a chat message, pictures left out."""
+    content = message["content"]
+    if not isinstance(content, str):
+        content = "\n".join(part["text"] for part in content if part.get("type") == "text")
+    return {"role": message["role"], "text": content}
+
+
+def token_bytes(tokenizer, token: int) -> bytes:
+    """The bytes a token stands for; byte-level tokens may be part of a character."""
+    piece = tokenizer.convert_ids_to_tokens(token)
+    if piece is None or token in tokenizer.all_special_ids:
+        return (piece or "").encode()
+    table = _byte_table()
+    if all(character in table for character in piece):
+        return bytes(table[character] for character in piece)
+    return tokenizer.decode([token]).encode()
+
+
+def _byte_table() -> dict[str, int]:
+    """Character -> byte of byte-level tokenizers: printable bytes stand for themselves (GPT-2's `bytes_to_unicode`)."""
+    if not _TABLE:
+        printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+        _TABLE.update({chr(byte): byte for byte in printable})
+        hidden = (byte for byte in range(256) if byte not in set(printable))
+        _TABLE.update({chr(256 + i): byte for i, byte in enumerate(hidden)})
+    return _TABLE
+
+
+_TABLE: dict[str, int] = {}
+
+
+def _probability(value: float) -> float:
+    return round(min(1.0, max(0.0, value)), _DIGITS)
