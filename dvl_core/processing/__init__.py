@@ -2,10 +2,12 @@
 
 from .conversation import ConversationError
 from .images import ImageError, ImageLimits, PictureGrid, open_image, pad_to_square, picture_grid
+from .qwen_lm import DiffusionVLQwenProcessor
 from .qwen_vl import DiffusionVLQwenVLProcessor
 
 __all__ = [
     "ConversationError",
+    "DiffusionVLQwenProcessor",
     "DiffusionVLQwenVLProcessor",
     "ImageError",
     "ImageLimits",
