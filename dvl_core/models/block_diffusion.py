@@ -19,6 +19,7 @@ from ..decoding.generate import GenerateOutput, generate
 from ..decoding.observe import Observe
 from ..decoding.step import DenoisingStep
 from .attention import as_layer_masks, block_causal_mask
+from .checkpoint import check_tensors
 
 # Releases of transformers before 5.22 call the decoder's cache argument `past_key_values`.
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
@@ -34,6 +35,21 @@ class BlockDiffusionMixin:
     vision_inputs: tuple[str, ...] = ()
     # The published LM family splits `gen_length`, not the block, into steps when a single block holds everything.
     reference_splits_answer = False
+
+    # (prefix in published files, prefix of the stock module)
+    published_names: tuple[tuple[str, str], ...] = ()
+
+    @classmethod
+    def from_pretrained(cls, source, *args: Any, output_loading_info: bool = False, **kwargs: Any):
+        """As in transformers, but a checkpoint whose tensors are missing, extra or misshapen is refused.
+
+        Raises:
+            CheckpointError: naming the tensors.
+        """
+        kwargs["ignore_mismatched_sizes"] = True  # so that all problems are named at once
+        model, report = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        check_tensors(cls, str(source), report)
+        return (model, report) if output_loading_info else model
 
     @property
     def eos_token_ids(self) -> list[int]:

@@ -60,6 +60,10 @@ class DiffusionVLQwenVLConfig(Qwen2_5_VLConfig):
     def __post_init__(self, **kwargs):
         if self.image_token_id is None:
             self.image_token_id = IMAGE_TOKEN_ID
+        if self.text_config is not None:
+            # Published files repeat the text fields at the top; positions are the text configuration's matter.
+            for name in ("rope_scaling", "rope_theta", "rope_parameters"):
+                kwargs.pop(name, None)
         super().__post_init__(**kwargs)
         check_block_diffusion_fields(self)
 

@@ -8,12 +8,9 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from .checkpoint import CheckpointError
+
 FAMILIES = ("diffusionvl_qwenvl", "diffusionvl_qwen")
-_SHOWN = 8
-
-
-class CheckpointError(ValueError):
-    """A folder or repository that can't be loaded; the message says why and what to do."""
 
 
 def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torch.dtype = "auto") -> tuple[Any, Any]:
@@ -46,12 +43,9 @@ def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torc
         )
     options = {"device_map": device_map} if device_map else {}
     try:
-        model, report = AutoModelForImageTextToText.from_pretrained(
-            source, config=config, dtype=resolved, output_loading_info=True, ignore_mismatched_sizes=True, **options
-        )
+        model = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=resolved, **options)
     except OSError as error:
         raise CheckpointError(f"The weights of {source} can't be read: {_first_line(error)}") from error
-    check_tensors(source, report)
     if not device_map:
         model.to(target)
     return model.eval(), AutoProcessor.from_pretrained(source)
@@ -67,21 +61,6 @@ def check_folder(source: str) -> None:
         raise CheckpointError(f"There is no folder {source}. Give a checkpoint folder or a repository such as owner/name.")
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{source} is not a checkpoint folder: it has no config.json.")
-
-
-def check_tensors(source: str, report: dict[str, Any]) -> None:
-    """Refuse a checkpoint whose tensors do not fit the model, naming them. Raises CheckpointError."""
-    problems = [
-        f"{kind}: {', '.join(names[:_SHOWN])}{f' and {len(names) - _SHOWN} more' if len(names) > _SHOWN else ''}"
-        for kind, names in (
-            ("missing", sorted(report.get("missing_keys", ()))),
-            ("unexpected", sorted(report.get("unexpected_keys", ()))),
-            ("wrong shape", sorted(_describe_mismatch(m) for m in report.get("mismatched_keys", ()))),
-        )
-        if names
-    ]
-    if problems:
-        raise CheckpointError(f"The tensors of {source} do not fit the model. {'; '.join(problems)}.")
 
 
 def resolve_device(device: str) -> tuple[torch.device, str | None]:
@@ -111,11 +90,6 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
     if not isinstance(chosen, torch.dtype):
         raise ValueError(f"dtype must be auto, float32, bfloat16 or float16; got {dtype!r}.")
     return chosen
-
-
-def _describe_mismatch(mismatch: Any) -> str:
-    name, stored, expected = mismatch if isinstance(mismatch, (tuple, list)) else (mismatch, None, None)
-    return f"{name} {tuple(stored)} instead of {tuple(expected)}" if stored is not None else str(name)
 
 
 def _first_line(error: Exception) -> str:

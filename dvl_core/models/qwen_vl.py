@@ -1,7 +1,7 @@
 """The VL family: Qwen2.5-VL, unmodified, made to denoise.
 
 Nothing of the backbone is redefined. The published checkpoints keep the vision tower and the merger elsewhere in
-their key layout; that is a renaming, registered here, which loading applies and saving undoes.
+their key layout; that is a renaming, `published_names`, which loading applies and saving undoes.
 """
 
 from __future__ import annotations
@@ -9,8 +9,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from transformers import Qwen2_5_VLForConditionalGeneration
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
 
 from .block_diffusion import BlockDiffusionMixin
 from .configuration import DiffusionVLQwenVLConfig
@@ -21,6 +19,13 @@ class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLF
 
     config_class = DiffusionVLQwenVLConfig
     vision_inputs = ("pixel_values", "image_grid_thw")
+    published_names = (
+        ("model.vision_tower.vision_tower.", "model.visual."),
+        ("model.mm_projector.merger.", "model.visual.merger."),
+        ("model.embed_tokens.", "model.language_model.embed_tokens."),
+        ("model.layers.", "model.language_model.layers."),
+        ("model.norm.", "model.language_model.norm."),
+    )
     _supports_flash_attn = False
 
     @property
@@ -60,15 +65,3 @@ class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLF
         merge = self.config.vision_config.spatial_merge_size
         return [(h // merge, w // merge) for _, h, w in image_grid_thw.tolist()]
 
-
-def register() -> None:
-    """Tell transformers how the published key layout maps onto the stock modules."""
-    register_checkpoint_conversion_mapping(
-        DiffusionVLQwenVLForConditionalGeneration.__name__,
-        [
-            WeightRenaming(r"^model\.vision_tower\.vision_tower\.", "model.visual."),
-            WeightRenaming(r"^model\.mm_projector\.merger\.", "model.visual.merger."),
-            WeightRenaming(r"^model\.(embed_tokens|layers|norm)\.", r"model.language_model.\1."),
-        ],
-        overwrite=True,
-    )
