@@ -1,0 +1,109 @@
+"""Batches for the three stages of the bundled model, drawn from TinyWorld as they are needed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset
+
+from ..tinyworld.labels import HEADS, patch_labels
+from ..tinyworld.pictures import CANVAS, draw
+from ..tinyworld.world import TASKS, sample
+from .noise import noise_levels
+from .packing import IGNORE, Packer
+
+TASK_NAMES = (*TASKS, "other")
+DRAWN_AT = (192, 192, 192, 288, 384)  # pixels; shown ones are larger, so training sees several
+
+
+@dataclass(frozen=True)
+class StageData:
+    """What a stage draws: seeds `first_seed`, `first_seed` + 1, … of the training split."""
+
+    stage: str  # "vision", "autoregressive" or "diffusion"
+    batch: int
+    length: int  # tokens per packed row
+    first_seed: int
+    conversations: int = 6
+    picture_tokens: int = 36
+    block_size: int = 8
+    lowest_noise: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.stage not in ("vision", "autoregressive", "diffusion"):
+            raise ValueError(f"stage={self.stage!r} must be vision, autoregressive or diffusion")
+        if self.batch < 1:
+            raise ValueError(f"batch={self.batch} must be at least 1")
+
+
+def picture_bytes(picture, drawn_at: int, side: int = CANVAS) -> np.ndarray:
+    """Draw large, then shrink as the processor does (bicubic). Returns uint8 [side, side, 3]."""
+    image = draw(picture, drawn_at)
+    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+
+
+class TinyWorldBatches(IterableDataset):
+    """Endless batches of one stage."""
+
+    def __init__(self, data: StageData, tokenizer) -> None:
+        self.data, self.tokenizer = data, tokenizer
+
+    def __iter__(self):
+        data = self.data
+        packer = None
+        if data.stage != "vision":
+            packer = Packer(self.tokenizer, data.picture_tokens, data.block_size, data.length,
+                            data.stage == "diffusion")
+        mask_id = self.tokenizer.mask_token_id
+        seed = data.first_seed
+        while True:
+            rows = []
+            for seed in range(seed, seed + data.batch):  # noqa: B020 (the next batch goes on from here)
+                rows.append(self._row(seed, packer))
+            seed += 1
+            batch = {k: torch.from_numpy(np.stack([r[k] for r in rows])) for k in rows[0]}
+            yield add_tree_noise(batch, data, mask_id) if data.stage == "diffusion" else batch
+
+    def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
+        drawn = sample("train", seed, self.data.conversations)
+        row = {"pictures": picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)])}
+        if packer is None:
+            return row | patch_labels(drawn.picture)
+        packed, used = packer.pack(drawn.conversations)
+        tasks = np.full(self.data.conversations + 1, -1)
+        for segment, index in enumerate(used, 1):
+            name = drawn.tasks[index]
+            tasks[segment] = TASK_NAMES.index(name)
+        return row | packed | {"tasks": tasks}
+
+
+def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int) -> dict[str, Tensor]:
+    """Mask answer tokens of the noisy copies; adds `weight` = 1 / t / labelled tokens where masked, else 0."""
+    generator = torch.Generator().manual_seed(data.first_seed + int(batch["ids"].sum()))
+    block = batch["positions"] // data.block_size
+    key = (torch.arange(len(block))[:, None] * 64 + batch["segment"].clamp(min=0)) * 1024 + block
+    labelled = batch["labels"] != IGNORE
+    blocks, which = key[labelled].unique(return_inverse=True)
+    levels = noise_levels(torch.rand(1, len(blocks), generator=generator), data.lowest_noise)[0]
+    levels = levels[torch.randperm(len(blocks), generator=generator)][which]  # strata are dealt out at random
+    masked = torch.rand(len(levels), generator=generator) <= levels
+    weight = torch.zeros(labelled.shape)
+    weight[labelled] = torch.where(masked, batch["share"][labelled] / levels, 0.0)
+    hidden = torch.zeros_like(labelled)
+    hidden[labelled] = masked
+    ids = torch.where(hidden, mask_id, batch["ids"])
+    return batch | {"ids": ids, "weight": weight}
+
+
+def loader(data: StageData, tokenizer) -> DataLoader:
+    """Batches from one worker process that stays a few batches ahead."""
+    return DataLoader(TinyWorldBatches(data, tokenizer), batch_size=None, num_workers=1, prefetch_factor=4)
+
+
+def head_sizes() -> dict[str, int]:
+    """Classes per attribute of the vision warm-up."""
+    return dict(HEADS)

@@ -1,0 +1,88 @@
+"""One forward pass and loss per stage, on packed batches. These are the functions that get compiled."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .masks import additive, block_diffusion_mask, tree_causal_mask
+from .packing import IGNORE
+from .vision import patch_positions, patchify, picture_features
+
+PICTURE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of Qwen2-VL's image processor
+PICTURE_STD = (0.26862954, 0.26130258, 0.27577711)
+
+
+class VisionWarmup(nn.Module):
+    """The vision tower with one linear head per attribute, thrown away afterwards."""
+
+    def __init__(self, model: nn.Module, heads: dict[str, int]) -> None:
+        super().__init__()
+        self.reader = PictureReader(model)
+        width = model.config.text_config.hidden_size
+        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in heads.items()})
+
+    def forward(self, pictures: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross entropy, things and empty patches weighted alike; and the accuracy on things per attribute."""
+        features = self.reader(pictures).float()
+        features = F.rms_norm(features, features.shape[-1:])
+        total, right = features.new_zeros(()), {}
+        for name, head in self.heads.items():
+            logits, label = head(features), labels[name]
+            loss = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(label)
+            there = (label > 0).float()
+            total = total + (loss * there).sum() / there.sum().clamp(min=1)
+            total = total + 0.5 * (loss * (1 - there)).sum() / (1 - there).sum().clamp(min=1)
+            right[name] = ((logits.argmax(-1) == label) * there).sum() / there.sum().clamp(min=1)
+        return total, right
+
+
+class PictureReader(nn.Module):
+    """Picture bytes [B, S, S, 3] to features [B, tokens, D]."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.visual = model.model.visual
+        vision = model.config.vision_config
+        self.sizes = (vision.patch_size, vision.spatial_merge_size)
+        self.register_buffer("mean", torch.tensor(PICTURE_MEAN), persistent=False)
+        self.register_buffer("std", torch.tensor(PICTURE_STD), persistent=False)
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Normalise, cut into patches, read."""
+        patch, merge = self.sizes
+        rows = patchify(pictures, patch, merge, 1, self.mean, self.std)
+        return picture_features(self.visual, rows, patch_positions(pictures.shape[1] // patch, merge))
+
+
+class PackedLanguage(nn.Module):
+    """Picture and packed conversations to the loss of the autoregressive or the diffusion stage."""
+
+    def __init__(self, model: nn.Module, picture_at: slice, block_size: int, diffusion: bool) -> None:
+        super().__init__()
+        self.reader = PictureReader(model)
+        self.language, self.lm_head = model.model.language_model, model.lm_head
+        self.picture_at, self.block_size, self.diffusion = picture_at, block_size, diffusion
+
+    def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, segment: Tensor, noisy: Tensor,
+                labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+        """Weighted cross entropy summed over the batch, and where the arg-max is right, bool [B, L]."""
+        features = self.reader(pictures)
+        words = self.language.embed_tokens(ids)
+        at = self.picture_at
+        embeds = torch.cat([words[:, : at.start], features.to(words.dtype), words[:, at.stop :]], 1)
+        if self.diffusion:
+            allowed = block_diffusion_mask(positions // self.block_size, noisy, segment)
+        else:
+            allowed = tree_causal_mask(segment)
+        mask = additive(allowed)
+        hidden = self.language(
+            inputs_embeds=embeds,
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            position_ids=positions[None].expand(3, -1, -1),
+            use_cache=False,
+        ).last_hidden_state
+        logits = self.lm_head(hidden).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
+        return (loss.view_as(weight) * weight).sum(), logits.argmax(-1) == labels
