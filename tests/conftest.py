@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 sys.path.insert(0, str(Path(__file__).parent))
 
 from fixtures import build_checkpoint
+from qwen_tokenizer import qwen_tokenizer
 
 GOLDENS = Path(__file__).parent / "data" / "goldens"
 
@@ -32,6 +33,26 @@ def checkpoint(tmp_path_factory):
         if name not in built:
             built[name] = build_checkpoint(name, root / name)
         return built[name]
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def checkpoint_with_tokenizer(checkpoint, tmp_path_factory):
+    """`checkpoint_with_tokenizer(name) -> Path`: the same checkpoint beside a small Qwen tokenizer, for `load_model`.
+
+    The weights are linked, not copied; do not write into the folder.
+    """
+    root = tmp_path_factory.mktemp("with_tokenizer")
+
+    def build(name: str) -> Path:
+        folder = root / name
+        if not folder.exists():
+            folder.mkdir()
+            for file in checkpoint(name).iterdir():
+                (folder / file.name).symlink_to(file)
+            qwen_tokenizer().save_pretrained(folder)
+        return folder
 
     return build
 

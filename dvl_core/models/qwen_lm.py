@@ -13,8 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 from transformers import initialization as init
-from transformers.conversion_mapping import register_checkpoint_conversion_mapping
-from transformers.core_model_loading import WeightRenaming
 
 from ..processing.anyres import AnyresPlan, max_detail_tiles, plan_anyres
 from .block_diffusion import BlockDiffusionMixin
@@ -26,6 +24,11 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
 
     config_class = DiffusionVLQwenConfig
     vision_inputs = ("pixel_values", "image_sizes")
+    published_names = (
+        ("model.vision_tower.vision_tower.vision_model.", "vision_tower."),
+        ("model.mm_projector.", "mm_projector."),
+        ("model.image_newline", "image_newline"),
+    )
     reference_splits_answer = True
     _no_split_modules: ClassVar = ["Qwen2DecoderLayer", "SiglipVisionEmbeddings", "SiglipEncoderLayer"]
     _supports_flash_attn = False
@@ -139,16 +142,3 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         return [
             grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))
         ]
-
-
-def register() -> None:
-    """Tell transformers how the published key layout maps onto the stock modules."""
-    register_checkpoint_conversion_mapping(
-        DiffusionVLQwenForConditionalGeneration.__name__,
-        [
-            WeightRenaming(r"^model\.vision_tower\.vision_tower\.", "vision_tower."),
-            WeightRenaming(r"^model\.mm_projector\.", "mm_projector."),
-            WeightRenaming(r"^model\.image_newline", "image_newline"),
-        ],
-        overwrite=True,
-    )
