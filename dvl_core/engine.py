@@ -346,14 +346,14 @@ def picture_records(processor: Any, messages: Sequence[Mapping[str, Any]], input
     grids = processor.picture_grids(inputs, [picture.size for picture in pictures])
     return [
         TraceImage(
-            width=picture.width,
-            height=picture.height,
+            width=pictures[grid.picture].width,
+            height=pictures[grid.picture].height,
             grid=[grid.rows, grid.columns],
             box=list(grid.box),
-            sha256=hashlib.sha256(picture.tobytes()).hexdigest(),
-            data=_small_copy(picture),
+            sha256=hashlib.sha256(pictures[grid.picture].tobytes()).hexdigest(),
+            data=_small_copy(pictures[grid.picture]),
         )
-        for picture, grid in zip(pictures, grids, strict=True)
+        for grid in grids
     ]
 
 

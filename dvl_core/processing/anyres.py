@@ -56,9 +56,7 @@ def max_detail_tiles(image_aspect_ratio: str) -> int | None:
     """
     match = re.fullmatch(r"anyres(?:_max_([1-9]\d*))?", image_aspect_ratio)
     if not match:
-        raise ValueError(
-            f'image_aspect_ratio is {image_aspect_ratio!r}, it must be "anyres" or "anyres_max_N"'
-        )
+        raise ValueError(f'image_aspect_ratio is {image_aspect_ratio!r}, it must be "anyres" or "anyres_max_N"')
     return int(match[1]) if match[1] else None
 
 

@@ -37,17 +37,13 @@ class ChatProcessor(ProcessorMixin):
         if system_prompt is not None and not isinstance(system_prompt, str):
             raise ValueError(f"system_prompt is {system_prompt!r}, it must be text or None")
         if not isinstance(max_prompt_tokens, int) or max_prompt_tokens < 1:
-            raise ValueError(
-                f"max_prompt_tokens is {max_prompt_tokens!r}, it must be a positive whole number"
-            )
+            raise ValueError(f"max_prompt_tokens is {max_prompt_tokens!r}, it must be a positive whole number")
         self.system_prompt = system_prompt
         self.image_token = image_token
         self.max_prompt_tokens = max_prompt_tokens
         self._encoder = SafeEncoder(self.tokenizer)
         if image_token not in self._encoder.controls:
-            raise ValueError(
-                f"the tokenizer lacks the special token {image_token}, which holds a picture's place"
-            )
+            raise ValueError(f"the tokenizer lacks the special token {image_token}, which holds a picture's place")
         self.image_token_id = self._encoder.controls[image_token]
 
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:

@@ -69,9 +69,7 @@ def _parse_message(message: Any, number: int) -> Turn:
         raise ConversationError(f'Message {number} must be {{"role": ..., "content": ...}}.')
     role, content = message["role"], message["content"]
     if role not in ROLES:
-        raise ConversationError(
-            f"Message {number} has the role {role!r}, it must be one of {', '.join(ROLES)}."
-        )
+        raise ConversationError(f"Message {number} has the role {role!r}, it must be one of {', '.join(ROLES)}.")
     if isinstance(content, str):
         return Turn(role, content.strip())
     if not isinstance(content, Sequence) or isinstance(content, bytes):
@@ -82,9 +80,7 @@ def _parse_message(message: Any, number: int) -> Turn:
         if kind == "text" and isinstance(part.get("text"), str):
             texts.append(part["text"].strip())
         elif kind == "image":
-            pictures.append(
-                next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None)
-            )
+            pictures.append(next((part[key] for key in ("image", "path", "url") if part.get(key) is not None), None))
         else:
             raise ConversationError(
                 f'A part of message {number} must be {{"type": "text", "text": ...}} or '
@@ -149,9 +145,7 @@ class SafeEncoder:
         self._forbidden.discard(tokenizer.unk_token_id)  # an unknown word is still text
         missing = [token for token in (TURN_START, TURN_END) if token not in self.controls]
         if missing:
-            raise ValueError(
-                f"the tokenizer lacks the special tokens {', '.join(missing)} of the chat template"
-            )
+            raise ValueError(f"the tokenizer lacks the special tokens {', '.join(missing)} of the chat template")
 
     def __deepcopy__(self, memo: dict) -> SafeEncoder:
         return self  # a processor is deep-copied to be described; its vocabulary need not be
@@ -163,9 +157,7 @@ class SafeEncoder:
             return ids
         ids = [number for stretch in self._broken_up(text) for number in self._encode(stretch)]
         if not self._forbidden.isdisjoint(ids):
-            raise ConversationError(
-                "The text spells one of the model's control tokens: write it differently."
-            )
+            raise ConversationError("The text spells one of the model's control tokens: write it differently.")
         return ids
 
     def _encode(self, text: str) -> list[int]:

@@ -47,9 +47,7 @@ class ImageLimits:
     def check(self, width: int, height: int) -> None:
         """Raise an ImageError when a picture of this size must not be decoded."""
         if width < 1 or height < 1:
-            raise ImageError(
-                f"The picture is {width} x {height} pixels, so there is nothing to look at: send another."
-            )
+            raise ImageError(f"The picture is {width} x {height} pixels, so there is nothing to look at: send another.")
         if width * height > self.max_pixels:
             raise ImageError(
                 f"The picture is {width:,} x {height:,} pixels ({_millions(width * height)} million), more than the "
@@ -105,16 +103,17 @@ class PictureGrid:
     """Where a picture's tokens lie: `rows` x `columns` of them, in reading order, over `box`.
 
     `box` is (left, top, right, bottom) in the pixels of the upright original; it reaches outside the picture
-    where the picture was padded.
+    where the picture was padded. `picture` counts the pictures of the conversation from 0.
     """
 
     rows: int
     columns: int
     box: tuple[float, float, float, float]
+    picture: int = 0
 
 
 def picture_grid(
-    size: tuple[int, int], patches: tuple[int, int], merge_size: int = 2, square: bool = False
+    size: tuple[int, int], patches: tuple[int, int], merge_size: int = 2, square: bool = False, picture: int = 0
 ) -> PictureGrid:
     """The grid of picture tokens over the original picture, for drawing attention on it.
 
@@ -123,6 +122,7 @@ def picture_grid(
         patches: (rows, columns) of vision patches, the last two numbers of an `image_grid_thw` row.
         merge_size: patches per picture token and axis.
         square: the picture was padded to a square (`pad_to_square`).
+        picture: which picture of the conversation it is.
     """
     width, height = size
     left = top = 0
@@ -131,7 +131,7 @@ def picture_grid(
         left, top = -((side - width) // 2), -((side - height) // 2)
         width = height = side
     box = (float(left), float(top), float(left + width), float(top + height))
-    return PictureGrid(patches[0] // merge_size, patches[1] // merge_size, box)
+    return PictureGrid(patches[0] // merge_size, patches[1] // merge_size, box, picture)
 
 
 def _millions(pixels: int) -> str:
@@ -142,9 +142,7 @@ def _open_file(source: Any) -> Image.Image:
     """The picture with its header read and its pixels not yet decoded."""
     if isinstance(source, str | os.PathLike):
         if isinstance(source, str) and source.startswith(("http://", "https://")):
-            raise ImageError(
-                "Pictures are read from files, not from addresses: download it and give the file."
-            )
+            raise ImageError("Pictures are read from files, not from addresses: download it and give the file.")
         file, size = _existing_file(Path(source))
     elif isinstance(source, bytes | bytearray | memoryview):
         file, size = io.BytesIO(source), len(source)
@@ -236,9 +234,7 @@ def _from_array(array: np.ndarray, limits: ImageLimits) -> Image.Image:
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
     if array.ndim != 2 and not (array.ndim == 3 and array.shape[2] in (2, 3, 4)):
-        raise ImageError(
-            f"An array must be [height, width] or [height, width, 1 to 4], not {list(array.shape)}."
-        )
+        raise ImageError(f"An array must be [height, width] or [height, width, 1 to 4], not {list(array.shape)}.")
     if array.dtype.kind not in "buif":
         raise ImageError(f"A picture's array must hold numbers, not {array.dtype}.")
     limits.check(array.shape[1], array.shape[0])

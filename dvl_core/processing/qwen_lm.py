@@ -57,9 +57,7 @@ class DiffusionVLQwenProcessor(ChatProcessor):
         if image_grid_pinpoints is None:
             steps = range(tile, 6 * tile + 1, tile)
             image_grid_pinpoints = [[width, height] for width in steps for height in steps]
-        if not image_grid_pinpoints or any(
-            side < tile or side % tile for xy in image_grid_pinpoints for side in xy
-        ):
+        if not image_grid_pinpoints or any(side < tile or side % tile for xy in image_grid_pinpoints for side in xy):
             raise ValueError(f"image_grid_pinpoints must be multiples of the tile's {tile} pixels")
         self.image_grid_pinpoints = [list(canvas) for canvas in image_grid_pinpoints]
 
@@ -71,9 +69,7 @@ class DiffusionVLQwenProcessor(ChatProcessor):
     def plan(self, size: tuple[int, int]) -> AnyresPlan:
         """Tiles and tokens of a picture of (width, height) pixels."""
         side = self.tile // self.patch_size
-        return plan_anyres(
-            size, self.image_grid_pinpoints, self.tile, side, max_detail_tiles(self.image_aspect_ratio)
-        )
+        return plan_anyres(size, self.image_grid_pinpoints, self.tile, side, max_detail_tiles(self.image_aspect_ratio))
 
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:
         """`pixel_values` float32 [tiles of all pictures, 3, tile, tile] and `image_sizes` [pictures, 2].
@@ -81,9 +77,7 @@ class DiffusionVLQwenProcessor(ChatProcessor):
         Args:
             pictures: at least one upright RGB picture (`open_image`); `image_sizes` holds its (height, width).
         """
-        tiles = [
-            tile for picture in pictures for tile in cut_tiles(picture, self.plan(picture.size), self.tile)
-        ]
+        tiles = [tile for picture in pictures for tile in cut_tiles(picture, self.plan(picture.size), self.tile)]
         values = self.image_processor(images=tiles, do_resize=False, return_tensors="np")["pixel_values"]
         sizes = np.array([(picture.height, picture.width) for picture in pictures], dtype=np.int64)
         return {"pixel_values": values, "image_sizes": sizes}
@@ -102,13 +96,13 @@ class DiffusionVLQwenProcessor(ChatProcessor):
             sizes: (width, height) of the upright originals, in the order of the pictures.
         """
         grids = []
-        for size in sizes:
+        for picture, size in enumerate(sizes):
             plan = self.plan(size)
             left, top, right, bottom = detail_box(size, plan, self.tile)
             rows, columns = plan.detail
-            grids.append(PictureGrid(plan.side, plan.side, (0.0, 0.0, float(size[0]), float(size[1]))))
+            grids.append(PictureGrid(plan.side, plan.side, (0.0, 0.0, float(size[0]), float(size[1])), picture))
             right += (right - left) / columns
-            grids.append(PictureGrid(rows, columns + 1, (left, top, right, bottom)))
+            grids.append(PictureGrid(rows, columns + 1, (left, top, right, bottom), picture))
         return grids
 
     @classmethod
@@ -131,9 +125,7 @@ class DiffusionVLQwenProcessor(ChatProcessor):
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
         """[image_processor, tokenizer] of a folder or repository."""
         settings = {
-            key: value
-            for key, value in processor_dict["image_processor"].items()
-            if key != "image_processor_type"
+            key: value for key, value in processor_dict["image_processor"].items() if key != "image_processor_type"
         }
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
         return [SiglipImageProcessorPil(**settings), tokenizer]

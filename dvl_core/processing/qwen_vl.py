@@ -69,15 +69,11 @@ class DiffusionVLQwenVLProcessor(ChatProcessor):
         if self.fixed_size is not None:
             size = (self.fixed_size, self.fixed_size)
             pictures = [picture.resize(size, Image.Resampling.BICUBIC) for picture in pictures]
-        return dict(
-            self.image_processor(images=pictures, do_resize=self.fixed_size is None, return_tensors="np")
-        )
+        return dict(self.image_processor(images=pictures, do_resize=self.fixed_size is None, return_tensors="np"))
 
     def picture_lengths(self, features: dict[str, Any], pictures: list[Image.Image]) -> list[int]:
         """Picture tokens of each picture: its patches over merge_size^2."""
-        return [
-            int(t * h * w) // self.image_processor.merge_size**2 for t, h, w in features["image_grid_thw"]
-        ]
+        return [int(t * h * w) // self.image_processor.merge_size**2 for t, h, w in features["image_grid_thw"]]
 
     def picture_grids(self, inputs: BatchFeature, sizes: list[tuple[int, int]]) -> list[PictureGrid]:
         """Where each picture's tokens lie on the original.
@@ -88,8 +84,8 @@ class DiffusionVLQwenVLProcessor(ChatProcessor):
         """
         merge = self.image_processor.merge_size
         return [
-            picture_grid(size, (int(grid[1]), int(grid[2])), merge, self.pad_to_square)
-            for size, grid in zip(sizes, inputs["image_grid_thw"], strict=True)
+            picture_grid(size, (int(grid[1]), int(grid[2])), merge, self.pad_to_square, picture)
+            for picture, (size, grid) in enumerate(zip(sizes, inputs["image_grid_thw"], strict=True))
         ]
 
     @classmethod
@@ -105,9 +101,7 @@ class DiffusionVLQwenVLProcessor(ChatProcessor):
             kwargs = bounds | kwargs
         picture_kwargs = {name: value for name, value in kwargs.items() if name != "_from_auto"}
         try:
-            image_processor = Qwen2VLImageProcessorPil.from_pretrained(
-                pretrained_model_name_or_path, **picture_kwargs
-            )
+            image_processor = Qwen2VLImageProcessorPil.from_pretrained(pretrained_model_name_or_path, **picture_kwargs)
         except OSError:  # no file of its own: the vision tower says what matters
             vision = config.get("vision_config", {})
             sizes = {"patch_size": vision.get("patch_size"), "temporal_patch_size": vision.get("temporal_patch_size"),
