@@ -18,7 +18,7 @@ MASK, PICTURE = "<|mask|>", "<|image_pad|>"
 SPECIALS = (END_OF_TEXT, TURN_START, TURN_END, MASK, PICTURE)
 VOCABULARY = 768
 
-# One piece per: article, word with its leading space, digit, lone capital, table rule, sign with its leading space, newline.
+# One piece per: article, word with its leading space, digit, lone capital, table rule, sign, newline.
 _PIECES = r" A(?= [a-z])| ?[A-Z]?[a-z]+|[0-9]|[A-Z]|[|](?:---[|])+| ?[^\sA-Za-z0-9]|\n|\s"
 
 

@@ -57,7 +57,7 @@ def diffusion_forward(model: nn.Module, embeds: Tensor, noise: NoisyBatch, block
     """Logits of the noisy half of the doubled sequence.
 
     Args:
-        model: one of the project's models (`decoder`, `lm_head`).
+        model: one of the project's models (`run_decoder`, `lm_head`).
         embeds: clean embeddings, pictures merged in, [B, L, D].
         noise: which positions to replace by the mask token.
         block_size: tokens per block.
@@ -69,17 +69,12 @@ def diffusion_forward(model: nn.Module, embeds: Tensor, noise: NoisyBatch, block
     length = embeds.shape[1]
     mask_id = torch.tensor(model.config.mask_token_id, device=embeds.device)
     noisy = torch.where(noise.masked[..., None], model.get_input_embeddings()(mask_id), embeds)
-    positions = torch.arange(length, device=embeds.device).repeat(2).expand(len(embeds), -1)
+    positions = torch.arange(length, device=embeds.device).repeat(2)[None]
     allowed = doubled_mask(length, block_size).to(embeds.device)[None, None]
     if attention_mask is not None:  # a token always sees itself, so that no row of the softmax is empty
         real = attention_mask.bool().repeat(1, 2)[:, None, None, :]
         allowed = allowed & (real | torch.eye(2 * length, dtype=torch.bool, device=embeds.device))
-    hidden = model.decoder(
-        inputs_embeds=torch.cat([noisy, embeds], 1),
-        attention_mask={"full_attention": allowed, "sliding_attention": allowed},
-        position_ids=positions,
-        use_cache=False,
-    ).last_hidden_state
+    hidden = model.run_decoder(torch.cat([noisy, embeds], 1), allowed, positions)
     return model.lm_head(hidden[:, :length])
 
 

@@ -1,0 +1,128 @@
+"""Exact match on unseen TinyWorld pictures, through the same processor and decoder that a visitor uses."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from ..decoding import DecodingConfig
+from ..decoding.generate import AnswerBuilder
+from ..tinyworld import TASKS, draw, task_sample
+
+SEEDS_PER_RUN = 1_000_000  # seeds of different runs never overlap
+
+
+@dataclass(frozen=True)
+class TaskScore:
+    """What one task gave.
+
+    Attributes:
+        task: name in `tinyworld.TASKS`.
+        samples: questions asked.
+        exact: share of answers that are right to the last character.
+        steps: denoising steps per answer (tokens per answer, for an autoregressive model).
+        tokens_per_step: answer tokens, its end included, per denoising step.
+        seconds: wall-clock time of the task.
+        mistakes: the first few wrong ones as (seed, question, right answer, given answer).
+    """
+
+    task: str
+    samples: int
+    exact: float
+    steps: float
+    tokens_per_step: float
+    seconds: float
+    mistakes: tuple[tuple[int, str, str, str], ...]
+
+
+def ask_model(
+    model: Any, processor: Any, items: list[tuple[Any, str]], config: DecodingConfig
+) -> list[tuple[str, int, int]]:
+    """Put a batch of (picture, question) to a model.
+
+    Args:
+        items: PIL pictures and questions.
+        config: decoding settings.
+
+    Returns:
+        per item: the answer, its tokens (end included) and the denoising steps it took.
+    """
+    inputs = processor.apply_chat_template([
+        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
+        for image, question in items
+    ])
+    inputs = inputs.to(model.device)
+    builder = AnswerBuilder(len(items), config.max_new_tokens, model.config.mask_token_id)
+    steps = [0] * len(items)
+    for step in model.steps(dict(inputs), config):
+        builder.add(step)
+        steps = [count + active for count, active in zip(steps, step.active, strict=True)]
+    results = []
+    for row, count in enumerate(steps):
+        ids, reason = builder.answer(row, model.eos_token_ids)
+        text = processor.tokenizer.decode(ids, skip_special_tokens=True)
+        results.append((text, len(ids) + (reason == "eos"), count))
+    return results
+
+
+def evaluate_task(
+    model: Any, processor: Any, task: str, samples: int, seed: int = 0, config: DecodingConfig | None = None,
+    batch: int = 16,
+) -> TaskScore:
+    """Exact match of one task on test pictures.
+
+    Args:
+        model, processor: from `load_model`; a parent (enable_bd3lm False) answers autoregressively.
+        task: name in `tinyworld.TASKS`.
+        samples: how many questions.
+        seed: which test pictures.
+        config: decoding settings; `max_new_tokens` 96 and the model's block by default.
+        batch: questions answered at once.
+    """
+    if samples < 1:
+        raise ValueError(f"samples={samples} must be at least 1")
+    config = config or DecodingConfig(max_new_tokens=96)
+    began, right, tokens, steps, mistakes = time.perf_counter(), 0, 0, 0, []
+    for start in range(0, samples, batch):
+        seeds = [seed * SEEDS_PER_RUN + i for i in range(start, min(start + batch, samples))]
+        asked = [task_sample(task, "test", s) for s in seeds]
+        answers = ask_model(model, processor, [(draw(picture), question) for picture, question, _ in asked], config)
+        for number, (_, question, wanted), (given, count, taken) in zip(seeds, asked, answers, strict=True):
+            right += given == wanted
+            tokens, steps = tokens + count, steps + taken
+            if given != wanted and len(mistakes) < 5:
+                mistakes.append((number, question, wanted, given))
+    return TaskScore(
+        task=task,
+        samples=samples,
+        exact=right / samples,
+        steps=steps / samples,
+        tokens_per_step=tokens / steps,
+        seconds=time.perf_counter() - began,
+        mistakes=tuple(mistakes),
+    )
+
+
+def evaluate(
+    model: Any, processor: Any, tasks: Iterable[str] | None = None, samples: int = 200, seed: int = 0,
+    config: DecodingConfig | None = None, batch: int = 16,
+) -> Iterator[TaskScore]:
+    """`evaluate_task` for several tasks (all of them by default), one score at a time.
+
+    Raises:
+        ValueError: naming an unknown task.
+    """
+    names = list(TASKS) if tasks is None else list(tasks)
+    for name in names:
+        if name not in TASKS:
+            raise ValueError(f"task {name!r} must be one of {', '.join(TASKS)}")
+    for name in names:
+        yield evaluate_task(model, processor, name, samples, seed, config, batch)
+
+
+def mean_exact(scores: Iterable[TaskScore]) -> float:
+    """Exact match averaged over tasks."""
+    values = [score.exact for score in scores]
+    return sum(values) / len(values)

@@ -1,0 +1,149 @@
+"""The fast paths of training are the same computation as the plain ones: vision, packing, trees, optimizer."""
+
+import numpy as np
+import pytest
+import torch
+
+from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
+from dvl_core.tinyworld import draw, sample
+from dvl_core.tinyworld.tokenizer import build_tokenizer
+from dvl_core.training.bundled import PICTURE_TOKENS, Stage, bundled_config, bundled_processor
+from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, picture_bytes
+from dvl_core.training.objective import NoisyBatch, block_diffusion_loss, diffusion_forward
+from dvl_core.training.optimizer import MuonAdamW, orthogonalise
+from dvl_core.training.packing import IGNORE, Packer
+from dvl_core.training.steps import PackedLanguage, PictureReader
+
+BLOCK = 8
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(samples=300)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    torch.manual_seed(0)
+    config = bundled_config(tokenizer)
+    config._attn_implementation = "eager"
+    return DiffusionVLQwenVLForConditionalGeneration(config).eval()
+
+
+def messages(picture, turns):
+    first = [{"type": "image", "image": draw(picture)}, {"type": "text", "text": turns[0][0]}]
+    talk = [{"role": "user", "content": first}]
+    for (_, answer), (question, _) in zip(turns[:-1], turns[1:], strict=True):
+        talk += [{"role": "assistant", "content": answer}, {"role": "user", "content": question}]
+    return talk
+
+
+def test_vision_fast_path_is_the_stock_tower(model, tokenizer):
+    pictures = [sample("train", seed).picture for seed in range(3)]
+    inputs = bundled_processor(tokenizer).process_pictures([draw(p) for p in pictures])
+    stock = model.get_image_features(
+        torch.as_tensor(inputs["pixel_values"]), torch.as_tensor(inputs["image_grid_thw"])
+    ).pooler_output
+    fast = PictureReader(model)(torch.from_numpy(np.stack([picture_bytes(p, 192) for p in pictures])))
+    torch.testing.assert_close(fast.flatten(0, 1), torch.cat(stock), rtol=1e-4, atol=1e-5)
+
+
+def test_packed_prompts_are_the_processors(tokenizer):
+    processor = bundled_processor(tokenizer)
+    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, 160, diffusion=False)
+    for seed in range(5):
+        drawn = sample("train", seed)
+        for turns in drawn.conversations:
+            ids = processor.apply_chat_template(messages(drawn.picture, turns))["input_ids"][0].tolist()
+            assert ids == packer.trunk + packer.conversation(turns)[0]
+
+
+def test_next_token_labels_say_the_answer(tokenizer):
+    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, 160, diffusion=False)
+    drawn = sample("train", 1)
+    row, used = packer.pack(drawn.conversations)
+    for segment, index in enumerate(used, 1):
+        learnt = (row["segment"] == segment) & (row["labels"] != IGNORE)
+        assert tokenizer.decode(row["labels"][learnt]) == drawn.conversations[index][-1][1] + "<|im_end|>"
+        np.testing.assert_array_equal(row["ids"][1:][learnt[:-1]][:-1], row["labels"][learnt][:-1])
+
+
+def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer):
+    data = StageData("diffusion", batch=1, length=288, first_seed=5)
+    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, data.length, diffusion=True)
+    drawn = next(s for s in (sample("train", i) for i in range(99)) if any(len(t) == 2 for t in s.conversations))
+    row, used = packer.pack(drawn.conversations)
+    assert len(used) >= 2
+    batch = {key: torch.from_numpy(value)[None] for key, value in row.items()}
+    noisy = add_tree_noise(batch, data, tokenizer.mask_token_id)
+    picture = torch.from_numpy(picture_bytes(drawn.picture, 192))[None]
+    step = PackedLanguage(model, slice(3, 3 + PICTURE_TOKENS), BLOCK, diffusion=True)
+    order = ("ids", "positions", "segment", "noisy", "labels", "weight")
+    with torch.no_grad():
+        tree, _ = step(picture, *(noisy[key] for key in order))
+        pixels = bundled_processor(tokenizer).process_pictures([draw(drawn.picture)])
+        pixels = {key: torch.as_tensor(value) for key, value in pixels.items()}
+        apart = 0.0
+        for segment, index in enumerate(used, 1):
+            prompt, answer = packer.conversation(drawn.conversations[index])
+            ids = packer.trunk + prompt + answer
+            ids += [packer.eos] * (-len(ids) % BLOCK)
+            ids = torch.tensor([ids])
+            start = len(packer.trunk) + len(prompt)
+            labels = torch.where(torch.arange(ids.shape[1]) >= start, ids, IGNORE)
+            levels, masked = torch.ones(ids.shape), torch.zeros(ids.shape, dtype=torch.bool)
+            mine = (noisy["segment"] == segment) & (noisy["weight"] > 0)
+            at = noisy["positions"][mine]
+            masked[0, at] = True
+            levels[0, at] = noisy["share"][mine] / noisy["weight"][mine]
+            noise = NoisyBatch(levels, masked)
+            logits = diffusion_forward(model, model.embed_inputs(ids, **pixels), noise, BLOCK)
+            apart += block_diffusion_loss(logits, labels, noise)
+    torch.testing.assert_close(tree, apart, rtol=1e-4, atol=1e-4)
+
+
+def test_noise_hides_only_labelled_answer_tokens(tokenizer):
+    batch = next(iter(TinyWorldBatches(StageData("diffusion", 8, 256, 0), tokenizer)))
+    hidden = batch["ids"] == tokenizer.mask_token_id
+    assert hidden.any() and (batch["noisy"] & (batch["labels"] != IGNORE))[hidden].all()
+    assert torch.equal(hidden, batch["weight"] > 0)
+    assert 0.35 < hidden.sum() / (batch["labels"] != IGNORE).sum() < 0.75
+
+
+def test_batches_are_deterministic(tokenizer):
+    one, two = (next(iter(TinyWorldBatches(StageData("diffusion", 4, 256, 9), tokenizer))) for _ in range(2))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_orthogonalised_matrices_have_singular_values_near_one():
+    values = torch.linalg.svdvals(orthogonalise(torch.randn(2, 32, 64)).float())
+    assert values.min() > 0.5 and values.max() < 1.5
+
+
+def test_muon_and_adamw_lower_a_loss():
+    torch.manual_seed(0)
+    net = torch.nn.ModuleDict({"layers": torch.nn.ModuleList([torch.nn.Linear(8, 8), torch.nn.Linear(8, 8)])})
+    optimizer = MuonAdamW(list(net.named_parameters()), muon_lr=0.05, adam_lr=0.01)
+    x, target = torch.randn(64, 8), torch.randn(64, 8)
+    losses = []
+    for _ in range(40):
+        loss = (net["layers"][1](net["layers"][0](x).tanh()) - target).square().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(1.0)
+        losses.append(float(loss.detach()))
+    assert losses[-1] < 0.8 * losses[0]
+
+
+def test_learning_rate_follows_the_clock():
+    stage = Stage("diffusion", minutes=1, samples=100, decay_from=0.5)
+    assert stage.factor(0.0, 0) < 0.1
+    assert stage.factor(0.4, 100) == 1.0
+    assert stage.factor(0.75, 100) == pytest.approx(0.5)
+    with pytest.raises(ValueError, match="minutes=0"):
+        Stage("diffusion", minutes=0, samples=1)
+
+
+def test_bad_stage_names_are_refused():
+    with pytest.raises(ValueError, match="stage='fun'"):
+        StageData("fun", 1, 1, 0)
