@@ -7,10 +7,10 @@ from dvl_core.models import DiffusionVLQwenVLConfig, DiffusionVLQwenVLForConditi
 VOCABULARY, EOS, MASK, IMAGE = 260, 257, 258, 259
 
 
-def tiny_model(seed: int = 0, **fields) -> DiffusionVLQwenVLForConditionalGeneration:
-    """Two layers, width 32, weights large enough that proposals differ from cell to cell and step to step."""
-    torch.manual_seed(seed)
-    config = DiffusionVLQwenVLConfig(
+def tiny_config(**fields) -> DiffusionVLQwenVLConfig:
+    """Two layers, width 32."""
+    defaults = dict(image_token_id=IMAGE, mask_token_id=MASK, eos_token_id=EOS)
+    return DiffusionVLQwenVLConfig(
         text_config=dict(
             vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.3, bos_token_id=None,
@@ -20,9 +20,14 @@ def tiny_model(seed: int = 0, **fields) -> DiffusionVLQwenVLForConditionalGenera
             depth=2, hidden_size=16, intermediate_size=32, num_heads=2, patch_size=4, out_hidden_size=32,
             window_size=16, fullatt_block_indexes=[0, 1], initializer_range=0.3,
         ),
-        image_token_id=IMAGE, mask_token_id=MASK, eos_token_id=EOS, **fields,
+        **{**defaults, **fields},
     )  # fmt: skip
-    model = DiffusionVLQwenVLForConditionalGeneration(config).eval()
+
+
+def tiny_model(seed: int = 0, **fields) -> DiffusionVLQwenVLForConditionalGeneration:
+    """A random model of `tiny_config`, weights large enough that proposals differ from cell to cell."""
+    torch.manual_seed(seed)
+    model = DiffusionVLQwenVLForConditionalGeneration(tiny_config(**fields)).eval()
     with torch.no_grad():
         model.get_input_embeddings().weight.normal_(0, 0.6)
         model.lm_head.weight.normal_(0, 0.6)

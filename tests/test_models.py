@@ -1,0 +1,119 @@
+"""Checkpoints: found by the Auto classes, kept in the published layout, refused when they do not fit."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+from tiny import IMAGE, tiny_config, tiny_model
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
+
+import dvl_core
+from dvl_core.models import DiffusionVLQwenVLForConditionalGeneration
+from dvl_core.models.attention import block_causal_mask
+from dvl_core.models.checkpoint import CheckpointError
+
+
+def stored_keys(folder):
+    keys = {}
+    for file in folder.glob("*.safetensors"):
+        with safe_open(file, "pt") as tensors:
+            keys |= {name: tensors.get_slice(name).get_shape() for name in tensors.keys()}
+    return keys
+
+
+@pytest.mark.parametrize("name", ["qwenvl_tied", "qwenvl_untied", "qwenlm_untied"])
+def test_the_published_layout_loads_and_is_written_back(checkpoint, golden, tmp_path, name):
+    model, report = AutoModelForImageTextToText.from_pretrained(checkpoint(name), output_loading_info=True)
+    assert not any(report.values())
+    model.save_pretrained(tmp_path, max_shard_size="9MB")
+    assert len(list(tmp_path.glob("model-*.safetensors"))) > 1
+    assert stored_keys(tmp_path) == golden(f"keys_{name}.json")
+    again = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    state, other = model.state_dict(), again.state_dict()
+    assert state.keys() == other.keys() and all(torch.equal(state[k], other[k]) for k in state)
+    assert again.config.model_type == model.config.model_type
+
+
+def test_dtype_and_device_map(checkpoint):
+    model = AutoModelForImageTextToText.from_pretrained(checkpoint("qwenvl_tied"), dtype=torch.bfloat16, device_map="auto")
+    assert model.dtype == torch.bfloat16
+    answer = model.generate(torch.tensor([[1, 2, 3]], device=model.device), max_new_tokens=8).answers[0]
+    assert len(answer) <= 8
+
+
+def test_published_configs_are_read(golden, checkpoint):
+    config = AutoConfig.from_pretrained(checkpoint("qwenvl_untied"))
+    assert config.model_type == "diffusionvl_qwenvl"
+    assert (config.mask_token_id, config.eos_token_id, config.bd3lm_block_size) == (151671, 151645, 8)
+    assert (config.min_pixels, config.max_pixels, config.enable_bd3lm) == (147456, 262144, True)
+    for field, value in (("bd3lm_block_size", 0), ("mask_token_id", 10**6), ("bd3lm_sampling_eps_min", 1.0)):
+        with pytest.raises(Exception, match=field):
+            tiny_config(**{field: value})
+
+
+def test_the_backbone_is_stock(checkpoint):
+    """Every module of the model comes out of transformers or torch: nothing is copied or redefined."""
+    for model in (tiny_model(), AutoModelForImageTextToText.from_pretrained(checkpoint("qwenlm_untied"))):
+        for name, module in model.named_modules():
+            if name:
+                assert type(module).__module__.split(".")[0] in ("torch", "transformers"), name
+    assert issubclass(DiffusionVLQwenVLForConditionalGeneration, Qwen2_5_VLForConditionalGeneration)
+
+
+def damaged(checkpoint, tmp_path, change):
+    folder = tmp_path / "damaged"
+    shutil.copytree(checkpoint("qwenvl_tied"), folder)
+    tensors = load_file(folder / "model.safetensors")
+    change(tensors)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+@pytest.mark.parametrize("load", [AutoModelForImageTextToText.from_pretrained, dvl_core.load_model])
+def test_tensors_that_do_not_fit_are_named(checkpoint, tmp_path, load):
+    def change(tensors):
+        del tensors["model.layers.1.mlp.up_proj.weight"]
+        tensors["model.vision_tower.extra"] = torch.zeros(2)
+        tensors["model.norm.weight"] = torch.zeros(3)
+
+    folder = damaged(checkpoint, tmp_path, change)
+    with pytest.raises(CheckpointError) as caught:
+        load(folder)
+    for part in ("missing: model.layers.1.mlp.up_proj.weight", "unexpected: model.vision_tower.extra", "model.norm.weight (3,)"):
+        assert part in str(caught.value)
+
+
+def test_what_is_no_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match="There is no folder"):
+        dvl_core.load_model(tmp_path / "nothing")
+    with pytest.raises(CheckpointError, match="no config.json"):
+        dvl_core.load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "hidden_size": 8}))
+    with pytest.raises(CheckpointError, match="'qwen2' checkpoint, not a DiffusionVL one"):
+        dvl_core.load_model(tmp_path)
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="can't be loaded"):
+        dvl_core.load_model(tmp_path)
+    with pytest.raises(ValueError, match="device must be"):
+        dvl_core.load_model(tmp_path, device="abacus")
+    with pytest.raises(ValueError, match="dtype must be"):
+        dvl_core.load_model(tmp_path, dtype="float3")
+
+
+def test_pictures_and_placeholders_must_agree():
+    model = tiny_model()
+    pixels, grid = torch.randn(16, 96), torch.tensor([[1, 4, 4]])
+    embeds = model.embed_inputs(torch.tensor([[1, IMAGE, IMAGE, IMAGE, IMAGE, 2]]), pixels, grid)
+    assert embeds.shape == (1, 6, 32)
+    torch.testing.assert_close(embeds[0, 0], model.get_input_embeddings().weight[1])
+    with pytest.raises(ValueError, match="3 picture tokens, but the pictures give 4"):
+        model.embed_inputs(torch.tensor([[IMAGE] * 3]), pixels, grid)
+
+
+def test_masks():
+    rows = ["".join("1" if see else "0" for see in row) for row in block_causal_mask(6, 2).tolist()]
+    assert rows == ["110000", "110000", "111100", "111100", "111111", "111111"]
+    assert torch.equal(block_causal_mask(5, 1), torch.ones(5, 5).tril().bool())
