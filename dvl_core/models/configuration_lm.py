@@ -92,22 +92,16 @@ class DiffusionVLQwenConfig(Qwen2Config):
         if self.mm_projector_type != "mlp2x_gelu":
             raise ValueError(f'mm_projector_type must be "mlp2x_gelu"; got {self.mm_projector_type!r}.')
         if self.mm_patch_merge_type != "spatial_unpad":
-            raise ValueError(
-                f'mm_patch_merge_type must be "spatial_unpad"; got {self.mm_patch_merge_type!r}.'
-            )
+            raise ValueError(f'mm_patch_merge_type must be "spatial_unpad"; got {self.mm_patch_merge_type!r}.')
         tile = self.vision_config.image_size
-        if not self.image_grid_pinpoints or any(
-            side % tile for canvas in self.image_grid_pinpoints for side in canvas
-        ):
+        if not self.image_grid_pinpoints or any(side % tile for canvas in self.image_grid_pinpoints for side in canvas):
             raise ValueError(f"image_grid_pinpoints must be multiples of the tower's {tile} pixels.")
 
     @classmethod
     def from_dict(cls, config_dict: dict[str, Any], **kwargs):
         """As in transformers; what the file leaves out about the tower is read off the weights of a local folder."""
         folder = kwargs.get("name_or_path")
-        shape = (
-            stored_tower_shape(Path(folder)) if folder and config_dict.get("vision_config") is None else None
-        )
+        shape = stored_tower_shape(Path(folder)) if folder and config_dict.get("vision_config") is None else None
         if shape:
             head = config_dict["hidden_size"] // config_dict["num_attention_heads"]
             config_dict = config_dict | {"vision_config": tower_config(shape, head)}

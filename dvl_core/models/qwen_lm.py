@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
-from transformers import initialization as init
 
 from ..processing.anyres import AnyresPlan, max_detail_tiles, plan_anyres
 from .block_diffusion import BlockDiffusionMixin
@@ -40,13 +39,8 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         self.mm_projector = nn.Sequential(
             nn.Linear(config.vision_config.hidden_size, width), nn.GELU(), nn.Linear(width, width)
         )
-        self.image_newline = nn.Parameter(torch.zeros(width))
+        self.image_newline = nn.Parameter(torch.randn(width) * width**-0.5)
         self.post_init()
-
-    def _init_weights(self, module: nn.Module) -> None:
-        super()._init_weights(module)
-        if module is self:
-            init.normal_(self.image_newline, std=self.config.hidden_size**-0.5)
 
     @property
     def decoder(self):
@@ -76,8 +70,7 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
             raise ValueError(f"The pictures' sizes call for {sum(counts)} tiles; got {len(pixel_values)}.")
         features = self.tile_features(pixel_values).split(counts)
         return [
-            torch.cat([tiles[0], self._detail(tiles[1:], plan)])
-            for tiles, plan in zip(features, plans, strict=True)
+            torch.cat([tiles[0], self._detail(tiles[1:], plan)]) for tiles, plan in zip(features, plans, strict=True)
         ]
 
     def picture_plan(self, height: int, width: int) -> AnyresPlan:
@@ -127,9 +120,7 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         places = (input_ids == self.config.image_token_id).unsqueeze(-1)
         found = int(places.sum())
         if found != len(features):
-            raise ValueError(
-                f"The prompt has {found} picture tokens, but the pictures give {len(features)} features."
-            )
+            raise ValueError(f"The prompt has {found} picture tokens, but the pictures give {len(features)} features.")
         return embeds.masked_scatter(places, features.to(embeds.device, embeds.dtype))
 
     def picture_grids(
@@ -139,6 +130,4 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         if image_sizes is None:
             return []
         plans = [self.picture_plan(height, width) for height, width in image_sizes.tolist()]
-        return [
-            grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))
-        ]
+        return [grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))]
