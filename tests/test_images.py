@@ -234,6 +234,13 @@ def test_pad_to_square_puts_the_picture_in_the_middle():
     assert pad_to_square(square) is square
 
 
+def test_padding_a_long_picture_does_not_fill_the_memory():
+    padded = pad_to_square(Image.new("RGB", (100_000, 600), "red"))
+    assert padded.size == (4096, 4096)
+    assert (padded.getpixel((9, 2048)), padded.getpixel((9, 2000))) == ((255, 0, 0), (255, 255, 255))
+    assert pad_to_square(Image.new("L", (9, 1)), 0, max_side=3).size == (3, 3)
+
+
 def test_picture_grid_lies_over_the_original():
     plain = picture_grid((112, 84), (6, 8))
     assert (plain.rows, plain.columns, plain.box) == (3, 4, (0, 0, 112, 84))

@@ -87,12 +87,22 @@ def open_image(source: Any, limits: ImageLimits = ImageLimits()) -> Image.Image:
         return _upright_rgb(image)
 
 
-def pad_to_square(image: Image.Image, color: int | tuple[int, ...] = (255, 255, 255)) -> Image.Image:
-    """The picture in the middle of a square of its longer side; an odd pixel goes to the right or the bottom."""
+def pad_to_square(
+    image: Image.Image, color: int | tuple[int, ...] = (255, 255, 255), max_side: int = 4096
+) -> Image.Image:
+    """The picture in the middle of a square of its longer side; an odd pixel goes to the right or the bottom.
+
+    A picture longer than `max_side` pixels is shrunk to that first: the square around a long narrow picture that
+    is itself allowed could be larger than the memory.
+    """
+    longest = max(image.size)
+    if longest > max_side:
+        size = tuple(max(1, round(side * max_side / longest)) for side in image.size)
+        image = image.resize(size, Image.Resampling.BICUBIC)
     width, height = image.size
-    side = max(width, height)
     if width == height:
         return image
+    side = max(width, height)
     square = Image.new(image.mode, (side, side), color)
     square.paste(image, ((side - width) // 2, (side - height) // 2))
     return square
