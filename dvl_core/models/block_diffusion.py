@@ -21,7 +21,7 @@ from ..decoding.step import DenoisingStep
 from .attention import as_layer_masks, block_causal_mask
 from .checkpoint import check_tensors
 
-# Releases of transformers before 5.22 call the decoder's cache argument `past_key_values`.
+# Releases of transformers before 5.24 call the decoder's cache argument `past_key_values`.
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
 
 
