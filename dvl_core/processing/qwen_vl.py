@@ -5,6 +5,7 @@ The picture processor is the stock Qwen2-VL one in its PIL form (no torchvision,
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from PIL import Image
@@ -18,6 +19,17 @@ from .conversation import QWEN_SYSTEM_PROMPT
 from .images import PictureGrid, pad_to_square, picture_grid
 
 CLIP_MEAN_COLOR = (122, 116, 104)
+
+
+def resize_with_margin(picture: Image.Image, size: int, margin: int, color: tuple[int, ...]) -> Image.Image:
+    """The picture on a square of `size` pixels with `margin` pixels of `color` on every side."""
+    inner = size - 2 * margin
+    resized = picture.resize((inner, inner), Image.Resampling.BICUBIC)
+    if not margin:
+        return resized
+    framed = Image.new("RGB", (size, size), color)
+    framed.paste(resized, (margin, margin))
+    return framed
 
 
 class DiffusionVLQwenVLProcessor(ChatProcessor):
@@ -34,6 +46,8 @@ class DiffusionVLQwenVLProcessor(ChatProcessor):
         pad_color: RGB of that padding.
         fixed_size: resize to exactly this many pixels a side (after padding) instead of to a number of pixels
             between the picture processor's bounds; a multiple of patch_size x merge_size.
+        margin: of these, pixels of `pad_color` on every side. The vision tower's positions are relative, so in an
+            empty picture nothing but an edge tells it where it is.
     """
 
     def __init__(
@@ -46,17 +60,21 @@ class DiffusionVLQwenVLProcessor(ChatProcessor):
         pad_to_square: bool = False,
         pad_color: tuple[int, int, int] = CLIP_MEAN_COLOR,
         fixed_size: int | None = None,
+        margin: int = 0,
     ):
         super().__init__(image_processor, tokenizer)
         self._set_options(system_prompt, image_token, max_prompt_tokens)
         factor = image_processor.patch_size * image_processor.merge_size
         if fixed_size is not None and (fixed_size < factor or fixed_size % factor):
             raise ValueError(f"fixed_size is {fixed_size}, it must be a positive multiple of {factor}")
+        if margin and (fixed_size is None or not 0 <= 2 * margin < fixed_size):
+            raise ValueError(f"margin is {margin}, it must be from 0 to half of fixed_size, which is {fixed_size}")
         if len(pad_color) != 3 or any(not 0 <= int(level) <= 255 for level in pad_color):
             raise ValueError(f"pad_color is {pad_color}, it must be three numbers from 0 to 255")
         self.pad_to_square = bool(pad_to_square)
         self.pad_color = [int(level) for level in pad_color]
         self.fixed_size = fixed_size
+        self.margin = margin
 
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:
         """`pixel_values` float32 [patches of all pictures, 3 * 2 * patch_size^2] and `image_grid_thw` [pictures, 3].
@@ -67,8 +85,8 @@ class DiffusionVLQwenVLProcessor(ChatProcessor):
         if self.pad_to_square:
             pictures = [pad_to_square(picture, tuple(self.pad_color)) for picture in pictures]
         if self.fixed_size is not None:
-            size = (self.fixed_size, self.fixed_size)
-            pictures = [picture.resize(size, Image.Resampling.BICUBIC) for picture in pictures]
+            color = tuple(self.pad_color)
+            pictures = [resize_with_margin(picture, self.fixed_size, self.margin, color) for picture in pictures]
         return dict(self.image_processor(images=pictures, do_resize=self.fixed_size is None, return_tensors="np"))
 
     def picture_lengths(self, features: dict[str, Any], pictures: list[Image.Image]) -> list[int]:
@@ -83,10 +101,18 @@ class DiffusionVLQwenVLProcessor(ChatProcessor):
             sizes: (width, height) of the upright originals, in the order of the pictures.
         """
         merge = self.image_processor.merge_size
-        return [
+        grids = [
             picture_grid(size, (int(grid[1]), int(grid[2])), merge, self.pad_to_square, picture)
             for picture, (size, grid) in enumerate(zip(sizes, inputs["image_grid_thw"], strict=True))
         ]
+        return [self._with_margin(grid) for grid in grids] if self.margin else grids
+
+    def _with_margin(self, grid: PictureGrid) -> PictureGrid:
+        """The grid lies over the margin too, so its box reaches outside the picture."""
+        left, top, right, bottom = grid.box
+        share = self.margin / (self.fixed_size - 2 * self.margin)
+        x, y = share * (right - left), share * (bottom - top)
+        return replace(grid, box=(left - x, top - y, right + x, bottom + y))
 
     @classmethod
     def _get_arguments_from_pretrained(cls, pretrained_model_name_or_path, processor_dict=None, **kwargs):
