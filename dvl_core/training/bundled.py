@@ -21,6 +21,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from ..models.configuration import DiffusionVLQwenVLConfig
 from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
+from ..tinyworld.labels import MARGIN
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import MASK, PICTURE, TURN_END, build_tokenizer
 from .data import TASK_NAMES, StageData, head_sizes, loader
@@ -208,7 +209,8 @@ def bundled_processor(tokenizer) -> DiffusionVLQwenVLProcessor:
         image_mean=list(PICTURE_MEAN), image_std=list(PICTURE_STD),
     )
     return DiffusionVLQwenVLProcessor(
-        pictures, tokenizer, system_prompt=None, max_prompt_tokens=1024, pad_to_square=True, fixed_size=CANVAS
+        pictures, tokenizer, system_prompt=None, max_prompt_tokens=1024, pad_to_square=True, fixed_size=CANVAS,
+        margin=MARGIN,
     )
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..tinyworld.labels import HEADS, patch_labels
+from ..processing.qwen_vl import CLIP_MEAN_COLOR, resize_with_margin
+from ..tinyworld.labels import HEADS, MARGIN, patch_labels
 from ..tinyworld.pictures import CANVAS, draw
 from ..tinyworld.world import TASKS, sample
 from .noise import noise_levels
@@ -40,10 +40,10 @@ class StageData:
             raise ValueError(f"batch={self.batch} must be at least 1")
 
 
-def picture_bytes(picture, drawn_at: int, side: int = CANVAS) -> np.ndarray:
-    """Draw large, then shrink as the processor does (bicubic). Returns uint8 [side, side, 3]."""
-    image = draw(picture, drawn_at)
-    return np.asarray(image.resize((side, side), Image.Resampling.BICUBIC))
+def picture_bytes(picture, drawn_at: int) -> np.ndarray:
+    """Draw large, then shrink exactly as the processor does. Returns uint8 [96, 96, 3]."""
+    image = resize_with_margin(draw(picture, drawn_at), CANVAS, MARGIN, CLIP_MEAN_COLOR)
+    return np.array(image)
 
 
 class TinyWorldBatches(IterableDataset):
