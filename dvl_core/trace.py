@@ -238,7 +238,7 @@ def decode_vocabulary(data: Any) -> dict[int, bytes]:
             for token, value in data.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TraceError(f"vocabulary: expected id -> text or {{'hex': bytes}}, got an entry that is not ({error}).") from error
+        raise TraceError(f"vocabulary: expected id -> text or {{'hex': bytes}} ({error}).") from error
 
 
 def _check_header(data: dict[str, Any]) -> None:

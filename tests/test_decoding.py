@@ -87,7 +87,7 @@ def test_the_cache_changes_nothing(model, block_size, steps):
 def test_a_padded_batch_gives_every_row_what_it_gets_alone(model, strategy, side):
     rows = prompts(5)
     for temperature in (0.0, 0.8):
-        settings = dict(block_size=8, steps=4, max_new_tokens=24, strategy=strategy, temperature=temperature, **KNOBS)
+        settings = dict(block_size=8, steps=4, max_new_tokens=24, strategy=strategy, temperature=temperature) | KNOBS
         output = model.generate(**padded(rows, side), **settings)
         alone = [model.generate(torch.tensor([row]), **settings) for row in rows]
         assert output.answers == [one.answers[0] for one in alone]
@@ -121,7 +121,8 @@ def test_a_block_costs_its_steps_and_nothing_more(model):
 @pytest.mark.parametrize("temperature", [0.0, 0.9])
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_resuming_a_stopped_run_is_exact(model, strategy, temperature):
-    config = DecodingConfig(block_size=8, steps=5, max_new_tokens=29, strategy=strategy, temperature=temperature, **KNOBS)
+    fixed = dict(block_size=8, steps=5, max_new_tokens=29)
+    config = DecodingConfig(strategy=strategy, temperature=temperature, **fixed, **KNOBS)
     for prompt in prompts(3, seed=5, shortest=9):
         whole = record(model, prompt, config)
         for kept in range(0, len(whole.steps) + 1, 3):
@@ -179,7 +180,8 @@ def picture_inputs(model, rows=4, columns=4):
     torch.manual_seed(3)
     grid = torch.tensor([[1, rows * 2, columns * 2]])
     ids = [5, 6] + [IMAGE] * rows * columns + prompts(1)[0]
-    return {"input_ids": torch.tensor([ids]), "pixel_values": torch.randn(rows * columns * 4, 96), "image_grid_thw": grid}
+    pixels = torch.randn(rows * columns * 4, 96)
+    return {"input_ids": torch.tensor([ids]), "pixel_values": pixels, "image_grid_thw": grid}
 
 
 def test_observed_attention_is_the_models_own(model):
@@ -219,7 +221,8 @@ def test_sampling_depends_on_the_seed_alone(model):
     answers = [model.generate(ids, seed=seed, **settings).answers[0] for seed in (0, 0, 1, 2)]
     assert answers[0] == answers[1]
     assert len({tuple(a) for a in answers}) > 1
-    assert model.generate(ids, top_k=1, **settings).answers == model.generate(ids, block_size=8, max_new_tokens=24).answers
+    greedy = model.generate(ids, block_size=8, max_new_tokens=24)
+    assert model.generate(ids, top_k=1, **settings).answers == greedy.answers
 
 
 def test_autoregression_matches_the_plain_loop(parent):
@@ -284,7 +287,8 @@ def test_streamers(model, capsys):
     assert len(listener.drafts) == output.denoising_steps
     assert MASK in listener.drafts[0]
     model.generate(torch.tensor([prompt]), max_new_tokens=10, streamer=TextDiffusionStreamer(Bytes(), skip_prompt=True))
-    assert Bytes().decode(model.generate(torch.tensor([prompt]), max_new_tokens=10).answers[0]) in capsys.readouterr().out
+    answer = model.generate(torch.tensor([prompt]), max_new_tokens=10).answers[0]
+    assert Bytes().decode(answer) in capsys.readouterr().out
     with pytest.raises(ValueError, match="batch of 1"):
         model.generate(torch.tensor([prompt, prompt]), streamer=Listener())
 

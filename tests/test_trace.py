@@ -31,7 +31,8 @@ def test_a_recorded_run_survives_the_file(tmp_path):
     model = tiny_model()
     config = DecodingConfig(block_size=8, steps=8, max_new_tokens=128)
     ids = torch.tensor([prompts(1)[0]])
-    recorder = TraceRecorder(model, Tokenizer(), config, [{"role": "user", "content": "What?"}], prompt_tokens=ids.shape[1])
+    messages = [{"role": "user", "content": "What?"}]
+    recorder = TraceRecorder(model, Tokenizer(), config, messages, prompt_tokens=ids.shape[1])
     answer = None
     for step in model.denoise({"input_ids": ids}, config, Observe(candidates=5, entropy=True)):
         recorder.add(step)
@@ -40,7 +41,8 @@ def test_a_recorded_run_survives_the_file(tmp_path):
     assert trace.answer_ids() == answer.answers[0]
     assert trace.finish_reason == answer.finish_reasons[0]
     assert (trace.forwards, len(trace.steps)) == (answer.forwards, answer.denoising_steps)
-    assert trace.seconds == pytest.approx(trace.prefill_milliseconds / 1e3 + sum(s.milliseconds for s in trace.steps) / 1e3)
+    milliseconds = trace.prefill_milliseconds + sum(step.milliseconds for step in trace.steps)
+    assert trace.seconds == pytest.approx(milliseconds / 1e3)
     file = tmp_path / "trace.json"
     trace.save(file)
     again = DenoisingTrace.load(file)

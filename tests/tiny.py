@@ -14,7 +14,8 @@ def tiny_config(**fields) -> DiffusionVLQwenVLConfig:
         text_config=dict(
             vocab_size=VOCABULARY, hidden_size=32, intermediate_size=64, num_hidden_layers=2, num_attention_heads=4,
             num_key_value_heads=2, max_position_embeddings=4096, initializer_range=0.3, bos_token_id=None,
-            eos_token_id=EOS, pad_token_id=256, rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
+            eos_token_id=EOS, pad_token_id=256,
+            rope_parameters={"rope_type": "default", "rope_theta": 1e4, "mrope_section": [1, 1, 2]},
         ),
         vision_config=dict(
             depth=2, hidden_size=16, intermediate_size=32, num_heads=2, patch_size=4, out_hidden_size=32,

@@ -12,7 +12,7 @@ from torch import Tensor
 from ..models.attention import block_causal_mask
 from .cache import BlockCache
 from .config import DecodingConfig
-from .observe import AttentionProbe, Observe, observed_attention
+from .observe import AttentionProbe, Observe, observations, run_observed
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise
 from .step import DenoisingStep
@@ -30,75 +30,84 @@ def autoregress(
     Yields:
         a `DenoisingStep` per token; rows that have ended stay inactive until all have.
     """
-    observe = observe or Observe()
-    started = perf_counter()
-    layers = observe.resolve_layers(model.config.get_text_config().num_hidden_layers)
-    prompt = encode_prompt(model, inputs)
-    if layers and prompt.rows > 1:
-        raise ValueError("attention_layers: attention can be observed for one conversation at a time.")
-    device, longest = prompt.embeds.device, max(prompt.lengths)
-    lengths = torch.tensor(prompt.lengths, device=device)[:, None]
-    valid = torch.arange(longest, device=device) < lengths  # [B, P]
-    padded = min(prompt.lengths) < longest
-    cache = BlockCache(longest + config.max_new_tokens)
-    eos_ids = torch.tensor(model.eos_token_ids, device=device)
+    yield from AutoregressiveDecoder(model, inputs, config, observe or Observe()).run()
 
-    def forward(embeds: Tensor, mask: Tensor | None, positions: Tensor) -> tuple[Tensor, AttentionProbe | None]:
-        probe = AttentionProbe(layers, 1, prompt.picture_columns) if layers and len(prompt.picture_columns) else None
-        if probe is None:
-            return model.run_decoder(embeds, mask, positions, cache), None
-        with observed_attention(model.decoder.config):
-            return model.run_decoder(embeds, mask, positions, cache, attention_probe=probe), probe
 
-    itself = torch.eye(longest, dtype=torch.bool, device=device)
-    mask = block_causal_mask(longest, 1, device)[None, None] & valid[:, None, None] | itself
-    hidden, probe = forward(prompt.embeds, mask, torch.arange(longest, device=device)[None])
-    cache.commit(longest)
-    hidden = hidden.gather(1, (lengths - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1]))
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-    prefill_seconds = perf_counter() - started
+class AutoregressiveDecoder:
+    """State of one run: the prompt, the cache, and the last hidden states."""
 
-    active = [True] * prompt.rows
-    for index in range(config.max_new_tokens):
+    def __init__(self, model, inputs: dict[str, Any], config: DecodingConfig, observe: Observe):
+        self.started = perf_counter()
+        self.model, self.config, self.observe = model, config, observe
+        self.layers = observe.resolve_layers(model.config.get_text_config().num_hidden_layers)
+        self.prompt = encode_prompt(model, inputs)
+        if self.layers and self.prompt.rows > 1:
+            raise ValueError("attention_layers: attention can be observed for one conversation at a time.")
+        self.device = self.prompt.embeds.device
+        self.lengths = torch.tensor(self.prompt.lengths, device=self.device)[:, None]
+        self.longest = max(self.prompt.lengths)
+        self.valid = torch.arange(self.longest, device=self.device) < self.lengths  # [B, P]
+        self.cache = BlockCache(self.longest + config.max_new_tokens)
+        self.eos_ids = torch.tensor(model.eos_token_ids, device=self.device)
+
+    def run(self) -> Iterator[DenoisingStep]:
+        hidden, probe = self.prefill()
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
         started = perf_counter()
-        if index > 0:
-            mask = None
-            if padded:
-                grown = torch.ones(prompt.rows, index, dtype=torch.bool, device=device)
-                mask = torch.cat([valid, grown], dim=1)[:, None, None, :]
-            hidden, probe = forward(model.get_input_embeddings()(tokens), mask, lengths + index - 1)  # noqa: F821
-            cache.commit(1)
-        logits = model.lm_head(hidden)
-        logits[..., model.config.mask_token_id] = -torch.inf
-        proposal = propose(logits, config, seeded_noise(config.seed, index, 0, device))
-        tokens = proposal.ids
-        alive = torch.tensor(active, device=device)[:, None]
-        last = index + 1 == config.max_new_tokens
-        ends = torch.isin(tokens, eos_ids)[:, 0].tolist()
-        now_active = [row and not end and not last for row, end in zip(active, ends, strict=True)]
-        extra: dict[str, Any] = {"attention": probe.weights} if probe is not None else {}
-        if observe.candidates:
-            log_probs, ids = proposal.log_probs.topk(min(observe.candidates, logits.shape[-1]), dim=-1)
-            extra.update(candidate_ids=ids, candidate_probabilities=log_probs.exp())
-        if observe.entropy:
-            extra["entropies"] = proposal.entropy()
-        yield DenoisingStep(
-            block=index,
-            step=0,
-            spans=[(index, index + 1)] * prompt.rows,
-            masked=alive,
-            proposals=proposal.ids,
-            confidences=proposal.confidence,
-            revealed=alive,
-            tokens=tokens,
-            active=active,
-            ended=[not row for row in now_active],
-            forwards=1 + index,
-            seconds=perf_counter() - started,
-            prefill_seconds=prefill_seconds,
-            **extra,
-        )
-        active = now_active
-        if not any(active):
-            return
+        prefill_seconds = started - self.started
+        active = [True] * self.prompt.rows
+        for index in range(self.config.max_new_tokens):
+            logits = self.model.lm_head(hidden)
+            logits[..., self.model.config.mask_token_id] = -torch.inf
+            proposal = propose(logits, self.config, seeded_noise(self.config.seed, index, 0, self.device))
+            alive = torch.tensor(active, device=self.device)[:, None]
+            ends = torch.isin(proposal.ids, self.eos_ids)[:, 0].tolist()
+            last = index + 1 == self.config.max_new_tokens
+            ended = [last or end or not row for row, end in zip(active, ends, strict=True)]
+            yield DenoisingStep(
+                block=index,
+                step=0,
+                spans=[(index, index + 1)] * self.prompt.rows,
+                masked=alive,
+                proposals=proposal.ids,
+                confidences=proposal.confidence,
+                revealed=alive,
+                tokens=proposal.ids,
+                active=active,
+                ended=ended,
+                forwards=1 + index,
+                seconds=perf_counter() - started,
+                prefill_seconds=prefill_seconds,
+                **observations(self.observe, proposal, probe),
+            )
+            if all(ended):
+                return
+            active = [not done for done in ended]
+            started = perf_counter()
+            hidden, probe = self.forward_token(proposal.ids, index)
+
+    def prefill(self) -> tuple[Tensor, AttentionProbe | None]:
+        """Fill the cache; the hidden state of each row's last token, [B, 1, D]."""
+        itself = torch.eye(self.longest, dtype=torch.bool, device=self.device)
+        mask = block_causal_mask(self.longest, 1, self.device)[None, None] & self.valid[:, None, None] | itself
+        probe = self._probe()
+        positions = torch.arange(self.longest, device=self.device)[None]
+        hidden = run_observed(self.model, self.prompt.embeds, mask, positions, self.cache, probe)
+        self.cache.commit(self.longest)
+        return hidden.gather(1, (self.lengths - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])), probe
+
+    def forward_token(self, tokens: Tensor, index: int) -> tuple[Tensor, AttentionProbe | None]:
+        """One pass over the token at answer position `index`, long [B, 1]."""
+        mask = None
+        if min(self.prompt.lengths) < self.longest:
+            grown = torch.ones(self.prompt.rows, index + 1, dtype=torch.bool, device=self.device)
+            mask = torch.cat([self.valid, grown], dim=1)[:, None, None, :]
+        embeds, probe = self.model.get_input_embeddings()(tokens), self._probe()
+        hidden = run_observed(self.model, embeds, mask, self.lengths + index, self.cache, probe)
+        self.cache.commit(1)
+        return hidden, probe
+
+    def _probe(self) -> AttentionProbe | None:
+        columns = self.prompt.picture_columns
+        return AttentionProbe(self.layers, 1, columns) if self.layers and len(columns) else None

@@ -25,11 +25,11 @@ from .board import Board
 from .cache import BlockCache
 from .canvas import Canvas
 from .config import DecodingConfig
-from .observe import AttentionProbe, Observe, observed_attention
+from .observe import AttentionProbe, Observe, observations, run_observed
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise
 from .step import DenoisingStep
-from .strategies import STRATEGIES, Proposal
+from .strategies import STRATEGIES
 
 
 @torch.no_grad()
@@ -113,7 +113,6 @@ class BlockDecoder:
                 proposal, masked, self._quota(step), self.config, lambda draw=noise: draw((board.cells,))
             )
             board.reveal(revealed, proposal.ids)
-            observed = self._observed(proposal, probe)
             was_active, ended = board.active, board.settle()
             if self.config.reference_compatible and not board.unfinished() and step < self.config.steps:
                 self.commit_block()
@@ -131,7 +130,7 @@ class BlockDecoder:
                 forwards=self.forwards,
                 seconds=perf_counter() - started,
                 prefill_seconds=self.prefill_seconds,
-                **observed,
+                **observations(self.observe, proposal, probe),
             )
             step += 1
         board.finish_block()
@@ -143,11 +142,7 @@ class BlockDecoder:
         embeds = torch.cat([*self.pending, self.board.embeds()], dim=1)
         positions = self.board.positions(clean)
         mask = self._mask(clean)
-        if probe is None:
-            hidden = self.model.run_decoder(embeds, mask, positions, self.cache)
-        else:
-            with observed_attention(self.model.decoder.config):
-                hidden = self.model.run_decoder(embeds, mask, positions, self.cache, attention_probe=probe)
+        hidden = run_observed(self.model, embeds, mask, positions, self.cache, probe)
         self.cache.commit(clean * cells)
         self.pending = []
         self.forwards += 1
@@ -169,11 +164,12 @@ class BlockDecoder:
             return None
         queries = (clean + 1) * self.board.cells
         new = block_causal_mask(queries, self.board.cells, self.device)
-        old = torch.ones(self.prompt.rows if valid is not None else 1, self.cache.length, dtype=torch.bool, device=self.device)
+        rows = 1 if valid is None else self.prompt.rows
+        old = torch.ones(rows, self.cache.length, dtype=torch.bool, device=self.device)
         if valid is not None:
             old[:, : valid.shape[1]] = valid
         old = old[:, None, None, :].expand(-1, 1, queries, -1)
-        return torch.cat([old, new.expand(old.shape[0], 1, -1, -1)], dim=-1)
+        return torch.cat([old, new.expand(rows, 1, -1, -1)], dim=-1)
 
     def _quota(self, step: int) -> int:
         if self.config.reference_compatible:
@@ -183,17 +179,6 @@ class BlockDecoder:
     def _probe(self) -> AttentionProbe | None:
         columns = self.prompt.picture_columns
         return AttentionProbe(self.layers, self.board.cells, columns) if self.layers and len(columns) else None
-
-    def _observed(self, proposal: Proposal, probe: AttentionProbe | None) -> dict[str, Any]:
-        observed: dict[str, Any] = {}
-        if self.observe.candidates:
-            log_probs, ids = proposal.log_probs.topk(min(self.observe.candidates, proposal.log_probs.shape[-1]), dim=-1)
-            observed.update(candidate_ids=ids, candidate_probabilities=log_probs.exp())
-        if self.observe.entropy:
-            observed["entropies"] = proposal.entropy()
-        if probe is not None:
-            observed["attention"] = probe.weights
-        return observed
 
     def _wait(self) -> None:
         if self.device.type == "cuda":

@@ -61,8 +61,9 @@ class Board:
         self.spans = [(block * self.cells - tail, (block + 1) * self.cells - tail) for tail in self.tails]
         given = self.canvas.tokens if self.canvas is not None else ()
         rows = [[self._initial(given, p) for p in range(start, end)] for start, end in self.spans]
-        self.tokens = torch.tensor([[self.mask_id if t is None else t for t in row] for row in rows], device=self.device)
-        self.masked = torch.tensor([[t is None for t in row] for row in rows], device=self.device)
+        ids = [[self.mask_id if token is None else token for token in row] for row in rows]
+        self.tokens = torch.tensor(ids, device=self.device)
+        self.masked = torch.tensor([[token is None for token in row] for row in rows], device=self.device)
         self.answer = self._answer_cells(0, self.length)
         self.active = [not ended for ended in self.ended]
         alive = torch.tensor(self.active, device=self.device)[:, None]

@@ -76,7 +76,8 @@ class BlockDiffusionMixin:
             kwargs["is_causal"] = False
         elif self.config._attn_implementation == "eager":
             # The stock eager function adds its mask to the scores.
-            mask = torch.zeros_like(mask, dtype=inputs_embeds.dtype).masked_fill(~mask, torch.finfo(inputs_embeds.dtype).min)
+            dtype = inputs_embeds.dtype
+            mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         output = self.decoder(
             inputs_embeds=inputs_embeds,
             attention_mask=as_layer_masks(mask),

@@ -58,7 +58,9 @@ def check_folder(source: str) -> None:
     if not looks_local:
         return
     if not path.is_dir():
-        raise CheckpointError(f"There is no folder {source}. Give a checkpoint folder or a repository such as owner/name.")
+        raise CheckpointError(
+            f"There is no folder {source}. Give a checkpoint folder or a repository such as owner/name."
+        )
     if not (path / "config.json").is_file():
         raise CheckpointError(f"{source} is not a checkpoint folder: it has no config.json.")
 
