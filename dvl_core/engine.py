@@ -120,7 +120,8 @@ class Engine:
         processor: Any,
         limits: Limits | None = None,
         name: str = "",
-        accelerate: Callable[[Callable[..., Iterator[DenoisingStep]]], Callable[..., Iterator[DenoisingStep]]] | None = None,
+        accelerate: Callable[[Callable[..., Iterator[DenoisingStep]]], Callable[..., Iterator[DenoisingStep]]]
+        | None = None,
     ):
         self.model, self.processor = model, processor
         self.limits = limits or Limits()
@@ -148,18 +149,28 @@ class Engine:
             "runs": len(self._line),
         }
 
+    def default_settings(self) -> dict[str, Any]:
+        """Settings as the model was trained, within the limits."""
+        settings = self.model.default_config().to_json()
+        return settings | {"max_new_tokens": min(settings["max_new_tokens"], self.limits.max_new_tokens)}
+
     def config(self, **settings: Any) -> DecodingConfig:
-        """Decoding settings within the limits. Raises `EngineError` about "settings" naming field and range."""
+        """Decoding settings within the limits; what is not given is as the model was trained.
+
+        Raises:
+            EngineError: about "settings", naming field and range.
+        """
         unknown = sorted(set(settings) - DecodingConfig.names())
         if unknown:
             raise EngineError(f"There is no setting called {unknown[0]!r}.", "settings")
         try:
-            config = DecodingConfig(**settings)
+            config = DecodingConfig(**(self.default_settings() | settings))
         except ValueError as error:
             raise EngineError(str(error), "settings") from error
         if config.max_new_tokens > self.limits.max_new_tokens:
             raise EngineError(
-                f"max_new_tokens may be at most {self.limits.max_new_tokens} here; got {config.max_new_tokens}.", "settings"
+                f"max_new_tokens may be at most {self.limits.max_new_tokens} here; got {config.max_new_tokens}.",
+                "settings",
             )
         if config.block_size > self.limits.max_block_size:
             raise EngineError(
@@ -212,7 +223,9 @@ class Engine:
         if positions:
             longest = min(longest, positions - config.max_new_tokens)
         if longest < 1:
-            raise EngineError(f"An answer of {config.max_new_tokens} tokens leaves no room for a question; ask for less.", "settings")
+            raise EngineError(
+                f"An answer of {config.max_new_tokens} tokens leaves no room for a question; ask for less.", "settings"
+            )
         characters = sum(len(text) for text in _texts(messages))
         if characters > longest * _CHARACTERS_PER_TOKEN:
             raise EngineError(
@@ -272,7 +285,9 @@ class Engine:
                     "model",
                 ) from error
 
-    def _steps(self, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None) -> Iterator[DenoisingStep]:
+    def _steps(
+        self, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None
+    ) -> Iterator[DenoisingStep]:
         """The computing part: takes CPU data, gives CPU data, so that it may live in another process."""
         device = self.model.device
         on_device = {name: value.to(device) for name, value in inputs.items()}
@@ -333,7 +348,9 @@ class Line:
             self._changed.notify_all()
 
 
-def picture_records(processor: Any, messages: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]) -> list[TraceImage]:
+def picture_records(
+    processor: Any, messages: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]
+) -> list[TraceImage]:
     """The conversation's pictures for its trace: size, the grid of their tokens, and a small copy.
 
     Args:

@@ -1,4 +1,4 @@
-"""Runs of visitors, kept in memory for a while: by id for pages that ask for what they missed, by visitor to stop.
+"""What a server keeps of its visitors: their runs, for a while, and how their conversation reaches the engine.
 
 A visitor has one run at a time; run ids can't be guessed, so nobody reads another's run.
 """
@@ -9,8 +9,13 @@ import secrets
 import threading
 from collections import OrderedDict
 from dataclasses import dataclass, field
+from typing import Any
 
+from .engine import Engine, EngineError
+from .processing import ImageError, open_image
 from .trace import DenoisingTrace
+
+SHOWN_SIDE = 1024  # longest side of a picture as the page shows it, in pixels
 
 
 @dataclass
@@ -58,6 +63,10 @@ class Sessions:
         if run is not None:
             run.stop.set()
 
+    def is_current(self, visitor: str, run: Run) -> bool:
+        """Whether the visitor has not begun another run since, nor left."""
+        return self._current.get(visitor) is run
+
     def trace(self, id: str) -> DenoisingTrace | None:
         """The trace of a run that is still kept and has begun."""
         run = self._runs.get(id)
@@ -68,3 +77,25 @@ class Sessions:
         self.stop(visitor)
         with self._lock:
             self._current.pop(visitor, None)
+
+
+def as_message(turn: dict[str, Any]) -> dict[str, Any]:
+    """A turn of a page's conversation (`role`, `text`, maybe `picture`, a path) as the processor takes it."""
+    parts = [{"type": "image", "image": turn["picture"]}] if turn.get("picture") else []
+    return {"role": turn["role"], "content": [*parts, {"type": "text", "text": turn["text"]}]}
+
+
+def shown_copy(picture: str, engine: Engine) -> str:
+    """Path of a copy, beside the upload, that every browser shows: upright and of moderate size.
+
+    Raises:
+        EngineError: about "picture", when it can't be used.
+    """
+    try:
+        copy = open_image(picture, engine.processor.image_limits)
+    except ImageError as error:
+        raise EngineError(str(error), "picture") from error
+    copy.thumbnail((SHOWN_SIDE, SHOWN_SIDE))
+    target = picture + ".shown.png"
+    copy.save(target)
+    return target

@@ -26,7 +26,13 @@ def token_table(pieces=PIECES) -> tuple[list[int], dict[int, bytes]]:
 
 
 def made_up_trace(
-    pieces=PIECES, length: int = 64, block_size: int = 8, steps: int = 8, seed: int = 0, finish: str = "eos", cut: int | None = None
+    pieces=PIECES,
+    length: int = 64,
+    block_size: int = 8,
+    steps: int = 8,
+    seed: int = 0,
+    finish: str = "eos",
+    cut: int | None = None,
 ) -> DenoisingTrace:
     """A run that reveals `pieces` block by block, in an order and with confidences drawn from `seed`.
 

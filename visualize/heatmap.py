@@ -42,16 +42,22 @@ def confidence_figure(trace: DenoisingTrace, mode: str = "light") -> Figure:
     figure = Figure(figsize=(9, 1.9 + min(4.0, 0.16 * rows)), dpi=160, facecolor=palette.surface, layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot(facecolor=palette.surface)
-    colours = LinearSegmentedColormap.from_list("confidence", palette.scale)
-    colours.set_bad(palette.surface)
-    image = axes.imshow(np.ma.masked_invalid(grid), cmap=colours, vmin=0, vmax=1, aspect="auto", interpolation="nearest",
-                        extent=(-0.5, columns - 0.5, rows + 0.5, 0.5))
+    colours = LinearSegmentedColormap.from_list("confidence", palette.scale).with_extremes(bad=palette.surface)
+    image = axes.imshow(
+        np.ma.masked_invalid(grid),
+        cmap=colours,
+        vmin=0,
+        vmax=1,
+        aspect="auto",
+        interpolation="nearest",
+        extent=(-0.5, columns - 0.5, rows + 0.5, 0.5),
+    )
     if revealed and columns <= 256:
         size = min(9.0, 3500 / columns**1.5)
         axes.scatter([p for _, p in revealed], [s + 1 for s, _ in revealed], s=size, c=palette.surface, linewidths=0)
     for start in bounds[1:]:
         axes.axvline(start - 0.5, color=palette.muted, linewidth=0.9, linestyle=(0, (1, 2)))
-    _label(axes, palette, rows, bounds)
+    _label(axes, palette, rows, columns, bounds)
     bar = figure.colorbar(image, ax=axes, pad=0.015, aspect=12)
     bar.set_label("confidence", color=palette.ink, fontsize=9)
     bar.ax.tick_params(colors=palette.muted, labelsize=8)
@@ -67,12 +73,18 @@ def confidence_png(trace: DenoisingTrace, mode: str = "light") -> bytes:
     return buffer.getvalue()
 
 
-def _label(axes, palette: Palette, rows: int, bounds: list[int]) -> None:
-    axes.set_xlabel("position in the answer (dotted: block boundaries; dot: the step that revealed the token)",
-                    color=palette.ink, fontsize=9)
+def _label(axes, palette: Palette, rows: int, columns: int, bounds: list[int]) -> None:
+    axes.set_xlabel(
+        "position in the answer (dotted: block boundaries; dot: the step that revealed the token)",
+        color=palette.ink,
+        fontsize=9,
+    )
     axes.set_ylabel("step of the block", color=palette.ink, fontsize=9)
-    stride = -(-len(bounds) // 16)
-    axes.set_xticks(bounds[::stride])
+    ticks: list[int] = []
+    for start in bounds:
+        if not ticks or start - ticks[-1] >= columns / 24:
+            ticks.append(start)
+    axes.set_xticks(ticks)
     axes.set_yticks(range(1, rows + 1) if rows <= 8 else [1, *range(8, rows + 1, max(8, rows // 64 * 8))])
     axes.tick_params(colors=palette.muted, labelsize=8)
     for spine in axes.spines.values():

@@ -12,9 +12,6 @@ from dataclasses import dataclass
 SANS = ("system-ui", "-apple-system", "Segoe UI", "Roboto", "Noto Sans", "Noto Sans CJK SC", "sans-serif")
 MONO = ("ui-monospace", "SFMono-Regular", "Menlo", "Consolas", "DejaVu Sans Mono", "monospace")
 
-# Below the first bound a token's underline is dotted, below the second dashed, from there on solid.
-CONFIDENCE_BOUNDS = (0.5, 0.9)
-
 
 @dataclass(frozen=True)
 class Palette:
@@ -81,12 +78,6 @@ def css_variables() -> str:
     dark = "\n".join(f"  {name}: {value};" for name, value in _variables(DARK).items())
     fonts = f"  --dvl-sans: {_families(SANS)};\n  --dvl-mono: {_families(MONO)};"
     return f":root {{\n{fonts}\n{light}\n}}\nbody.dark {{\n{dark}\n}}\n"
-
-
-def pattern(confidence: float) -> str:
-    """How the underline of a token of this confidence is drawn: "dotted", "dashed" or "solid"."""
-    low, high = CONFIDENCE_BOUNDS
-    return "dotted" if confidence < low else "dashed" if confidence < high else "solid"
 
 
 def _variables(palette: Palette) -> dict[str, str]:

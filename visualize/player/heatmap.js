@@ -40,7 +40,7 @@ function createHeatmap(canvas, hint, seek) {
       rows = Math.max(rows, run.steps[i].step + 1);
     }
     const columns = run.total === null ? Math.max(opened, Math.min(run.header.length, 96)) : opened;
-    const rowHeight = rows <= 8 ? 12 : rows <= 16 ? 9 : Math.max(3, Math.floor(160 / rows));
+    const rowHeight = rows <= 4 ? 18 : rows <= 8 ? 12 : rows <= 16 ? 9 : Math.max(3, Math.floor(160 / rows));
     return { columns, rows, rowHeight, columnWidth: Math.min(16, (width - GUTTER - 1) / columns) };
   }
 

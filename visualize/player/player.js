@@ -1,6 +1,7 @@
 // The player: shows one run of a diffusion decoder, live or replayed. One copy serves the app and saved pages.
 //
-// createDiffusionPlayer(host, {missing}) takes messages (see protocol.py) through receive() and keeps the run;
+// createDiffusionPlayer(host, {missing, links}) takes messages (see protocol.py) through receive(), keeps the run,
+// asks missing(run, have) for what was lost, and offers links(run) = {png, json} for download when it is over;
 // every paint is drawn from that record and from the scrubber's position, at most once per animation frame.
 // Text of tokens reaches the page through textContent only, and state through data attributes only.
 
@@ -24,7 +25,7 @@ function createDiffusionPlayer(host, options) {
 
   function emptyRun(id) {
     return { id, header: null, vocabulary: new Map(), steps: [], heard: 0, total: null, reason: null, note: "",
-             waiting: 0, recorded: false, fetching: false, tries: 0 };
+             waiting: 0, prefill: 0, recorded: false, fetching: false, tries: 0 };
   }
 
   function receive(message) {
@@ -46,6 +47,7 @@ function createDiffusionPlayer(host, options) {
 
   function merge(message) {
     if (message.header) run.header = message.header;
+    if (message.prefill_milliseconds) run.prefill = message.prefill_milliseconds;
     if (message.waiting !== undefined) run.waiting = message.waiting;
     for (const [id, entry] of Object.entries(message.vocabulary || {})) run.vocabulary.set(Number(id), entryBytes(entry));
     if (message.step) run.steps[message.seq - 1] = message.step;
@@ -54,7 +56,6 @@ function createDiffusionPlayer(host, options) {
     if (message.done) {
       run.total = message.done.steps;
       run.reason = message.done.reason;
-      if (run.header) run.header.prefill_milliseconds = message.done.prefill_milliseconds;
       slot["spoken"].textContent = "Finished after " + run.total + " steps.";
     }
   }
@@ -143,6 +144,11 @@ function createDiffusionPlayer(host, options) {
     const bounds = spans.map((span) => span[0]);
     const size = Math.max(1, run.header.settings.block_size || 1);
     let next = spans.length ? spans[spans.length - 1][1] : 0;
+    if (!spans.length) {
+      // Blocks are aligned to the prompt, whose tail shares the first one.
+      bounds.push(0);
+      next = size - (((run.header.prompt || {}).num_tokens || 0) % size);
+    }
     for (; next < run.header.length; next += size) bounds.push(next);
     return bounds;
   }
@@ -169,6 +175,7 @@ function createDiffusionPlayer(host, options) {
         if (whole !== 0 && piece.length) out[position].partial = true;
         piece = whole < 0 ? [] : piece.slice(whole);
       }
+      if (group.length && piece.length && (piece[0] & 0xc0) !== 0x80) close(false); // the character never came
       group.push(position);
       bytes.push(...piece);
       if (!incomplete(bytes)) close(false);
@@ -209,6 +216,7 @@ function createDiffusionPlayer(host, options) {
     paintCells(state, bounds, complete);
     paintCounters(state, bounds);
     paintControls(have);
+    paintLinks();
     heat.draw({ run, have, cursor, bounds, tokenText: (id) => new TextDecoder().decode(run.vocabulary.get(id) || new Uint8Array()) });
     root.dataset.complete = complete;
     root.dataset.playing = timer !== null;
@@ -312,7 +320,7 @@ function createDiffusionPlayer(host, options) {
 
   function paintCounters(state, bounds) {
     const last = state.last;
-    const prefill = run.header.prefill_milliseconds || 0;
+    const prefill = run.header.prefill_milliseconds || run.prefill;
     const seconds = (prefill + state.milliseconds) / 1000;
     const perBlock = run.header.settings.steps;
     slot["block"].textContent = (last ? last.block + 1 : 1) + " of " + bounds.length;
@@ -351,6 +359,17 @@ function createDiffusionPlayer(host, options) {
       const mark = slot["marks"].appendChild(document.createElement("i"));
       mark.style.left = (100 * start) / have + "%";
     }
+  }
+
+  // The figure is drawn by the server, and only when somebody opens it.
+  function paintLinks() {
+    slot["take"].hidden = run.total === null || !options.links;
+    if (slot["take"].hidden) return;
+    const links = options.links(run.id);
+    const mode = document.body.classList.contains("dark") ? "?mode=dark" : "";
+    for (const name of ["png", "json"]) if (slot[name].getAttribute("href") !== links[name]) slot[name].href = links[name];
+    const figure = slot["details"].open ? links.png + mode : "";
+    if ((slot["figure"].getAttribute("src") || "") !== figure) slot["figure"].src = figure;
   }
 
   function seek(step) {
@@ -407,6 +426,7 @@ function createDiffusionPlayer(host, options) {
     event.preventDefault();
     actions[key]();
   });
+  slot["details"].addEventListener("toggle", schedule);
   document.addEventListener("visibilitychange", () => { if (run.id && !document.hidden) advance(); });
 
   const api = { receive, seek, play, pause, redraw: schedule };

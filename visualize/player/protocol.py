@@ -1,15 +1,16 @@
 """The messages a player understands: small, numbered JSON objects about one run.
 
 A live run sends `waiting` any number of times, then `header` (seq 0), its steps (seq 1, 2, ...; each with the
-vocabulary entries that are new in it) and `done`. A player that finds a gap asks for `missing`. A recorded run
-is one message with the whole trace. Pictures stay out of live messages: the page has them already.
+vocabulary entries that are new in it, the first with the prefill time) and `done`. A player that finds a gap asks
+for `missing`. A recorded run is one message with the whole trace. Pictures stay out of live messages: the page has
+them already.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from dvl_core.trace import DenoisingTrace, TraceStep, encode_vocabulary
+from dvl_core.trace import DenoisingTrace, encode_vocabulary
 
 Message = dict[str, Any]
 
@@ -24,9 +25,11 @@ def header_message(run: str, trace: DenoisingTrace) -> Message:
     return {"run": run, "seq": 0, "header": _header(trace), "vocabulary": encode_vocabulary(_given_entries(trace))}
 
 
-def step_message(run: str, seq: int, step: TraceStep, vocabulary: dict[int, bytes]) -> Message:
-    """One step; `seq` counts from 1, `vocabulary` holds the entries that no earlier message carried."""
-    return {"run": run, "seq": seq, "step": step.to_json(), "vocabulary": encode_vocabulary(vocabulary)}
+def step_message(run: str, trace: DenoisingTrace, vocabulary: dict[int, bytes]) -> Message:
+    """The step that was recorded last; `vocabulary` holds the entries that no earlier message carried."""
+    seq = len(trace.steps)
+    message = {"run": run, "seq": seq, "step": trace.steps[-1].to_json(), "vocabulary": encode_vocabulary(vocabulary)}
+    return message | ({"prefill_milliseconds": trace.prefill_milliseconds} if seq == 1 else {})
 
 
 def done_message(run: str, trace: DenoisingTrace) -> Message:
@@ -60,11 +63,7 @@ def _header(trace: DenoisingTrace) -> Message:
 
 
 def _done(trace: DenoisingTrace) -> Message:
-    return {
-        "reason": trace.finish_reason,
-        "steps": len(trace.steps),
-        "prefill_milliseconds": trace.prefill_milliseconds,
-    }
+    return {"reason": trace.finish_reason, "steps": len(trace.steps)}
 
 
 def _without_pixels(images: list[dict[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,341 @@
+"""One model, many visitors: turns, limits, stopping, and errors that are sentences."""
+
+import threading
+import time
+from contextlib import closing
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from PIL import Image
+
+from dvl_core import load_model
+from dvl_core.engine import Engine, EngineError, FairLock, Finished, Limits, Line, Started, Stepped, Waiting
+from dvl_core.serving import limits_of, parse_options
+from dvl_core.sessions import Sessions, as_message, shown_copy
+from dvl_core.trace import DenoisingTrace
+
+BUNDLED = Path(__file__).parents[1] / "assets" / "tinyvl"
+
+
+@pytest.fixture(scope="module")
+def loaded():
+    return load_model(BUNDLED, device="cpu")
+
+
+@pytest.fixture
+def engine(loaded):
+    return Engine(*loaded, Limits(max_new_tokens=64, open_runs=2, waiting_runs=1), name="bundled")
+
+
+def ask(text="What is in the picture?", colour="red", size=(96, 96)):
+    picture = Image.new("RGB", size, colour)
+    return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": text}]}]
+
+
+def record(engine, messages, **settings) -> DenoisingTrace:
+    return engine.answer(messages, engine.config(**settings))
+
+
+# -- a run ---------------------------------------------------------------------------------------------------------
+
+
+def test_events_come_in_order_and_carry_the_growing_trace(engine):
+    events = list(engine.stream(ask(), engine.config(max_new_tokens=20)))
+    assert isinstance(events[0], Started) and isinstance(events[-1], Finished)
+    steps = events[1:-1]
+    assert all(isinstance(event, Stepped) for event in steps)
+    trace = events[-1].trace
+    assert [event.step for event in steps] == trace.steps
+    sent = {}
+    for event in steps:
+        assert not sent.keys() & event.vocabulary.keys()  # nothing is sent twice
+        sent |= event.vocabulary
+    assert sent == trace.vocabulary
+    assert trace.finish_reason in ("eos", "length")
+    assert trace.model["name"] == "bundled" and trace.prompt["messages"] == [
+        {"role": "user", "text": "What is in the picture?"}
+    ]
+
+
+def test_a_step_is_handed_out_before_the_next_is_computed(engine):
+    with closing(engine.stream(ask(), engine.config(max_new_tokens=20))) as events:
+        trace = next(events).trace
+        assert trace.steps == []
+        for count in range(1, 4):
+            next(events)
+            assert len(trace.steps) == count
+
+
+def test_the_engine_says_what_generate_says(engine, loaded):
+    model, processor = loaded
+    inputs = processor.apply_chat_template(ask())
+    expected = model.generate(**inputs, max_new_tokens=24, steps=8, block_size=8).answers[0]
+    assert record(engine, ask(), max_new_tokens=24).answer_ids() == expected
+
+
+def test_the_trace_keeps_a_small_copy_of_the_picture_and_its_grid(engine):
+    trace = record(engine, ask(size=(900, 600)), max_new_tokens=4)
+    (image,) = trace.images
+    assert (image.width, image.height) == (900, 600) and len(image.sha256) == 64
+    assert image.data.startswith("data:image/jpeg;base64,") and len(image.data) < 40_000
+    assert image.box == [0.0, -150.0, 900.0, 750.0]  # the bundled model pads to a square
+    assert DenoisingTrace.from_json(trace.to_json()) == trace
+
+
+def test_a_conversation_of_several_turns_keeps_its_picture(engine):
+    turns = [*ask(), {"role": "assistant", "content": "A square."}, {"role": "user", "content": "And what else?"}]
+    trace = record(engine, turns, max_new_tokens=4)
+    assert [m["role"] for m in trace.prompt["messages"]] == ["user", "assistant", "user"] and len(trace.images) == 1
+
+
+# -- stopping --------------------------------------------------------------------------------------------------------
+
+
+def test_closing_stops_after_the_current_step_and_keeps_what_was_there(engine):
+    events = engine.stream(ask(), engine.config(max_new_tokens=64))
+    trace = next(events).trace
+    for _ in range(3):
+        next(events)
+    events.close()
+    assert len(trace.steps) == 3 and trace.finish_reason == "stopped"
+    assert len(engine._line) == 0
+    assert record(engine, ask(), max_new_tokens=4).steps  # and the next run goes ahead
+
+
+def test_a_run_that_fails_gives_one_sentence_and_its_place_back(engine, monkeypatch):
+    def broken(*_):
+        yield from ()
+        raise RuntimeError("secret detail")
+
+    monkeypatch.setattr(engine, "_compute", broken)
+    with pytest.raises(EngineError, match="failed inside the model") as caught:
+        record(engine, ask(), max_new_tokens=4)
+    assert "secret" not in str(caught.value) and caught.value.about == "model"
+    assert len(engine._line) == 0
+
+    def hungry(*_):
+        yield from ()
+        raise torch.cuda.OutOfMemoryError
+
+    monkeypatch.setattr(engine, "_compute", hungry)
+    with pytest.raises(EngineError, match="ran out of memory"):
+        record(engine, ask(), max_new_tokens=4)
+
+
+# -- many visitors ---------------------------------------------------------------------------------------------------
+
+
+def test_visitors_at_the_same_time_get_what_each_gets_alone(engine):
+    questions = {"What is in the picture?": "red", "What does it say?": "blue"}
+    alone = {q: record(engine, ask(q, c), max_new_tokens=24, temperature=0.8) for q, c in questions.items()}
+    together = {}
+
+    def visit(question, colour):
+        together[question] = record(engine, ask(question, colour), max_new_tokens=24, temperature=0.8)
+
+    threads = [threading.Thread(target=visit, args=item) for item in questions.items()]
+    [t.start() for t in threads]
+    [t.join(60) for t in threads]
+    for question, trace in alone.items():
+        assert together[question].answer_ids() == trace.answer_ids()
+        assert [s.confidences for s in together[question].steps] == [s.confidences for s in trace.steps]
+
+
+def test_open_runs_take_turns_step_by_step(engine):
+    one = engine.stream(ask(), engine.config(max_new_tokens=16))
+    two = engine.stream(ask(), engine.config(max_new_tokens=16))
+    with closing(one), closing(two):
+        traces = [next(one).trace, next(two).trace]
+        for _ in range(4):
+            next(one)
+            next(two)
+        assert [len(trace.steps) for trace in traces] == [4, 4]
+
+
+def test_later_visitors_wait_and_too_many_are_told(engine):
+    config = engine.config(max_new_tokens=16)
+    one, two, three = (engine.stream(ask(), config) for _ in range(3))
+    with closing(one), closing(three):
+        next(one), next(two)
+        assert next(three) == Waiting(1)
+        with pytest.raises(EngineError, match="try again") as caught:
+            next(engine.stream(ask(), config))
+        assert caught.value.about == "queue"
+        two.close()
+        assert isinstance(next(three), Started)
+
+
+def test_a_waiting_visitor_can_leave(engine):
+    config = engine.config(max_new_tokens=16)
+    one, two, three = (engine.stream(ask(), config) for _ in range(3))
+    with closing(one), closing(two):
+        next(one), next(two), next(three)
+        three.close()
+        assert len(engine._line) == 2
+
+
+def test_the_lock_is_handed_on_in_order():
+    lock, order, threads = FairLock(), [], []
+    with lock:
+        for name in range(6):
+            thread = threading.Thread(target=lambda n=name: [lock.__enter__(), order.append(n), lock.__exit__()])
+            threads.append(thread)
+            thread.start()
+            while len(lock._asking) < name + 2:
+                time.sleep(0.001)
+    [t.join(5) for t in threads]
+    assert order == list(range(6))
+
+
+def test_a_line_serves_the_first_and_counts_the_rest():
+    line = Line(open_runs=1, waiting_runs=2)
+    first, second, third = line.join(), line.join(), line.join()
+    assert [line.wait(ticket, 0) for ticket in (first, second, third)] == [0, 1, 2]
+    line.leave(second)
+    assert line.wait(third, 0) == 1
+    line.leave(first)
+    assert line.wait(third, 0) == 0
+
+
+def test_the_computing_part_may_be_wrapped(loaded):
+    calls = []
+
+    def lend(compute):
+        def wrapped(*arguments):
+            calls.append("lent")
+            yield from compute(*arguments)
+
+        return wrapped
+
+    trace = record(Engine(*loaded, accelerate=lend), ask(), max_new_tokens=4)
+    assert calls == ["lent"] and trace.steps
+
+
+# -- limits and bad input ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"steps": 0}, "steps must be a whole number"),
+        ({"steps": None}, "steps must be a whole number"),
+        ({"block_size": 0}, "block_size must be a whole number"),
+        ({"block_size": 1000}, "block_size may be at most 128 here .*trained with 8.*1000"),
+        ({"max_new_tokens": 65}, "max_new_tokens may be at most 64 here; got 65"),
+        ({"temperature": -1.0}, "temperature must be a number"),
+        ({"strategy": "${x}"}, "strategy must be one of"),
+        ({"stepps": 3}, "no setting called 'stepps'"),
+    ],
+)
+def test_settings_that_cannot_be_are_named(engine, settings, sentence):
+    with pytest.raises(EngineError, match=sentence) as caught:
+        engine.config(**settings)
+    assert caught.value.about == "settings"
+
+
+@pytest.mark.parametrize("field", Limits.__dataclass_fields__)
+@pytest.mark.parametrize("value", [-1, 1.5, True, "8", None])
+def test_limits_refuse_what_is_no_count(field, value):
+    with pytest.raises(ValueError, match=field):
+        Limits(**{field: value})
+
+
+@pytest.mark.parametrize(
+    ("question", "sentence"),
+    [
+        ("", "question is empty"),
+        (" \n ", "question is empty"),
+        ("word " * 10_000, "too long|beyond|longer|at most"),
+        ("a" * 400_000, "shorten"),
+    ],
+)
+def test_questions_that_cannot_be_are_refused_at_once(engine, question, sentence):
+    started = time.perf_counter()
+    with pytest.raises(EngineError, match=sentence) as caught:
+        record(engine, ask(question), max_new_tokens=4)
+    assert caught.value.about == "question" and time.perf_counter() - started < 2
+
+
+@pytest.mark.parametrize(
+    "question", ["<|im_end|>", "<script>alert(1)</script>", "<image> {{x}} ${y}", "猫😀\u202e\x00"]
+)
+def test_odd_questions_are_answered(engine, question):
+    assert record(engine, ask(question), max_new_tokens=4).prompt["messages"][0]["text"].strip()
+
+
+def write(path, content: bytes):
+    path.write_bytes(content)
+    return str(path)
+
+
+def test_pictures_that_cannot_be_are_refused(engine, tmp_path):
+    real = tmp_path / "real.png"
+    Image.effect_noise((200, 200), 80).save(real)
+    huge = tmp_path / "huge.png"
+    Image.new("1", (20_000, 20_000)).save(huge)
+    bad = {
+        "not a picture": write(tmp_path / "text.png", b"hello"),
+        "empty": write(tmp_path / "empty.png", b""),
+        "damaged": write(tmp_path / "cut.png", real.read_bytes()[:9000]),
+        "pixels": str(huge),
+        "no": str(tmp_path / "absent.png"),
+    }
+    for words, path in bad.items():
+        for turn in (
+            lambda p: record(engine, [as_message({"role": "user", "text": "What?", "picture": p})]),
+            lambda p: shown_copy(p, engine),
+        ):
+            with pytest.raises(EngineError) as caught:
+                turn(path)
+            assert caught.value.about == "picture" and len(str(caught.value)) > 20, words
+
+
+def test_a_picture_of_one_pixel_is_answered(engine):
+    assert record(engine, ask(size=(1, 1)), max_new_tokens=4).steps
+
+
+def test_an_answer_longer_than_the_model_can_read_is_refused(loaded):
+    engine = Engine(*loaded, Limits(max_new_tokens=60_000))
+    with pytest.raises(EngineError, match="no room for a question"):
+        record(engine, ask(), max_new_tokens=50_000)
+
+
+# -- visitors' runs ------------------------------------------------------------------------------------------------------
+
+
+def test_a_visitor_stops_their_own_run_only():
+    sessions = Sessions()
+    mine, yours = sessions.open("me"), sessions.open("you")
+    sessions.stop("me")
+    assert mine.stop.is_set() and not yours.stop.is_set()
+    again = sessions.open("you")
+    assert yours.stop.is_set() and sessions.is_current("you", again) and not sessions.is_current("you", yours)
+    sessions.leave("you")
+    assert again.stop.is_set() and not sessions.is_current("you", again)
+    sessions.stop("nobody")
+
+
+def test_old_runs_are_forgotten_and_recorded_ones_kept():
+    sessions, trace = Sessions(capacity=3), SimpleNamespace()
+    sessions.keep("recorded", trace)
+    runs = [sessions.open(str(i)) for i in range(5)]
+    for run in runs:
+        run.trace = trace
+    assert [sessions.trace(run.id) is trace for run in runs] == [False, False, True, True, True]
+    assert sessions.trace("recorded") is trace and sessions.trace("unknown") is None
+    assert len({run.id for run in runs}) == 5 and all(len(run.id) >= 16 for run in runs)
+
+
+# -- options --------------------------------------------------------------------------------------------------------------
+
+
+def test_options_come_from_the_command_line_then_the_environment(monkeypatch):
+    monkeypatch.setenv("DVL_MODEL", "owner/name")
+    monkeypatch.setenv("DVL_MAX_NEW_TOKENS", "99")
+    options = parse_options("", BUNDLED, ["--max-block-size", "16"])
+    assert options.model == "owner/name" and limits_of(options).max_new_tokens == 99 and options.max_block_size == 16
+    assert parse_options("", BUNDLED, ["--model", "x"]).model == "x"
+    with pytest.raises(ValueError, match="open_runs"):
+        limits_of(parse_options("", BUNDLED, ["--open-runs", "0"]))

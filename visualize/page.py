@@ -1,0 +1,109 @@
+"""The page's own look: its stylesheet, and the palettes as settings of a Gradio theme (Gradio not needed here)."""
+
+from __future__ import annotations
+
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from visualize.theme import DARK, LIGHT, Palette
+
+# The strip's pictures get their address, and its buttons their voice, in the browser.
+EXAMPLES_SCRIPT = """
+const base = ((window.gradio_config || {}).root || "").replace(/\\/$/, "");
+element.querySelectorAll("img").forEach((img) => { img.src = base + "/examples/" + encodeURIComponent(img.dataset.file); });
+element.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (button) trigger("pick", { index: Number(button.dataset.index) });
+});
+"""
+# On a phone the settings start folded: chat first, the canvas under it.
+NARROW_SCRIPT = """() => {
+  if (matchMedia("(max-width: 700px)").matches) document.querySelector("#dvl-settings button.label-wrap")?.click();
+}"""
+
+PAGE_CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+
+
+def examples_template(examples: list[dict[str, str]]) -> str:
+    """A strip of buttons, a picture above its question; the script reports the one that is picked."""
+    cards = [
+        f'<button type="button" data-index="{index}" title="{literal(example["question"])}">'
+        f'<img data-file="{literal(example["image"])}" alt="{literal(example.get("title", ""))}">'
+        f"<span>{literal(example['question'])}</span></button>"
+        for index, example in enumerate(examples)
+    ]
+    return f'<div class="dvl-strip" role="group" aria-label="Examples">{"".join(cards)}</div>'
+
+
+def transcript(turns: list[dict]) -> list[dict[str, Any]]:
+    """The conversation as the chat shows it; what people and models wrote is escaped, never markup."""
+    shown = []
+    for turn in turns:
+        if turn.get("shown"):
+            shown.append({"role": turn["role"], "content": {"path": turn["shown"], "alt_text": "the picture"}})
+        shown.append({"role": turn["role"], "content": escape(turn["text"] or "(empty)", quote=False)})
+    return shown
+
+
+def literal(text: str) -> str:
+    """Text for an HTML template that is interpolated later: no markup, no `${...}`, no `{{...}}`."""
+    return "".join(f"&#{ord(c)};" if c in "&<>\"'`${}\\" else c for c in text)
+
+
+def theme_settings() -> dict[str, str]:
+    """Keyword arguments for `gradio.themes.Base().set(...)`."""
+    light, dark = _settings(LIGHT), _settings(DARK)
+    return light | {f"{name}_dark": value for name, value in dark.items()} | {
+        "block_border_width": "1px",
+        "color_accent": "var(--dvl-accent)",
+        "block_shadow": "none",
+        "block_label_shadow": "none",
+        "button_primary_shadow": "none",
+        "button_secondary_shadow": "none",
+        "block_radius": "8px",
+        "container_radius": "8px",
+        "input_radius": "6px",
+        "input_border_width": "1px",
+        "block_info_text_size": "12px",
+        "block_label_text_size": "12px",
+        "block_title_text_size": "13px",
+        "block_title_text_weight": "600",
+        "layout_gap": "16px",
+    }  # fmt: skip
+
+
+def _settings(colours: Palette) -> dict[str, str]:
+    return {
+        "body_background_fill": colours.page,
+        "body_text_color": colours.ink,
+        "body_text_color_subdued": colours.muted,
+        "background_fill_primary": colours.surface,
+        "background_fill_secondary": colours.page,
+        "block_background_fill": colours.surface,
+        "block_border_color": colours.line,
+        "block_info_text_color": colours.muted,
+        "block_label_background_fill": colours.surface,
+        "block_label_text_color": colours.muted,
+        "block_title_text_color": colours.ink,
+        "border_color_primary": colours.line,
+        "border_color_accent": colours.ink,
+        "border_color_accent_subdued": colours.line,
+        "panel_background_fill": colours.surface,
+        "input_background_fill": colours.surface,
+        "input_background_fill_focus": colours.surface,
+        "input_border_color": colours.line,
+        "input_border_color_focus": colours.muted,
+        "input_placeholder_color": colours.muted,
+        "color_accent_soft": colours.ahead,
+        "slider_color": colours.muted,
+        "button_primary_background_fill": colours.accent,
+        "button_primary_background_fill_hover": colours.accent,
+        "button_primary_border_color": colours.accent,
+        "button_primary_text_color": colours.on_accent,
+        "button_secondary_background_fill": colours.surface,
+        "button_secondary_background_fill_hover": colours.ahead,
+        "button_secondary_border_color": colours.line,
+        "button_secondary_text_color": colours.ink,
+        "error_border_color": colours.alert,
+    }
