@@ -8,9 +8,13 @@ import sys
 from dataclasses import fields
 from pathlib import Path
 
-from .decoding.config import DecodingConfig
+from transformers.utils import logging
+
+from .decoding.config import MAX_BLOCK_SIZE, MAX_NEW_TOKENS, DecodingConfig
 from .decoding.observe import Observe
 from .decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
+from .engine import Engine, EngineError, Limits
+from .models.loading import load_model
 
 _HELP = {
     "block_size": "tokens denoised together (default: the model's)",
@@ -62,15 +66,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> int:
     """Exit status: 0 answered, 2 the input can't be used (one sentence on standard error)."""
     arguments = parse_arguments(argv)
-    # Torch and the model load after the arguments are known to be good.
-    from .engine import Engine, EngineError
-    from .models.loading import load_model
-
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
     try:
-        decoding_config(arguments, trained_block_size=8)
+        decoding_config(arguments, trained_block_size=8)  # refuse bad settings before a large model loads
         observe = Observe(candidates=arguments.candidates)
         model, processor = load_model(arguments.model, arguments.device, arguments.dtype)
-        engine = Engine(model, processor, name=Path(arguments.model).name)
+        limits = Limits(max_new_tokens=MAX_NEW_TOKENS, max_block_size=MAX_BLOCK_SIZE)
+        engine = Engine(model, processor, limits, name=Path(arguments.model).name)
         config = decoding_config(arguments, model.config.bd3lm_block_size)
         pictures = [{"type": "image", "image": str(path)} for path in arguments.image]
         messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": arguments.prompt}]}]

@@ -41,13 +41,13 @@ def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torc
         raise CheckpointError(
             f"{source} is a {config.model_type!r} checkpoint, not a DiffusionVL one ({' or '.join(FAMILIES)})."
         )
+    if device_map is None and target.type != "cpu":
+        device_map = {"": target}  # straight onto the device, never whole in the host's memory
     options = {"device_map": device_map} if device_map else {}
     try:
         model = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=resolved, **options)
     except OSError as error:
         raise CheckpointError(f"The weights of {source} can't be read: {_first_line(error)}") from error
-    if not device_map:
-        model.to(target)
     return model.eval(), AutoProcessor.from_pretrained(source)
 
 
