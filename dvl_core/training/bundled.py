@@ -21,10 +21,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from ..models.configuration import DiffusionVLQwenVLConfig
 from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
-from ..tinyworld.labels import MARGIN
+from ..tinyworld.labels import HEADS, MARGIN
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import MASK, PICTURE, TURN_END, build_tokenizer
-from .data import TASK_NAMES, StageData, head_sizes, loader
+from .data import TASK_NAMES, StageData, loader
 from .optimizer import MuonAdamW
 from .steps import PICTURE_MEAN, PICTURE_STD, PackedLanguage, VisionWarmup
 
@@ -104,7 +104,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     """Train one stage in place; writes the model to `out`/<stage> every few minutes and at its end."""
     diffusion = stage.name == "diffusion"
     if stage.name == "vision":
-        module = VisionWarmup(model, head_sizes())
+        module = VisionWarmup(model, HEADS)
     else:
         module = PackedLanguage(model, slice(3, 3 + PICTURE_TOKENS), model.config.bd3lm_block_size, diffusion)
     model.train()
@@ -148,7 +148,7 @@ def calibrate(model, reader, pictures: torch.Tensor, rms: float = 0.5) -> None:
 
 def _loss(forward, batch: dict, stage: str, tally: Tally) -> torch.Tensor:
     if stage == "vision":
-        labels = {name: batch[name] for name in head_sizes()}
+        labels = {name: batch[name] for name in HEADS}
         loss, right = forward(batch["pictures"], labels)
         tally.add(loss, {name: (value, 1) for name, value in right.items()})
         return loss

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import count
 
 import numpy as np
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..processing.qwen_vl import CLIP_MEAN_COLOR, resize_with_margin
-from ..tinyworld.labels import HEADS, MARGIN, patch_labels
+from ..tinyworld.labels import MARGIN, patch_labels
 from ..tinyworld.pictures import CANVAS, draw
 from ..tinyworld.world import TASKS, sample
 from .noise import noise_levels
@@ -58,15 +59,12 @@ class TinyWorldBatches(IterableDataset):
         if data.stage != "vision":
             packer = Packer(self.tokenizer, data.picture_tokens, data.block_size, data.length,
                             data.stage == "diffusion")
-        mask_id = self.tokenizer.mask_token_id
-        seed = data.first_seed
-        while True:
-            rows = []
-            for seed in range(seed, seed + data.batch):  # noqa: B020 (the next batch goes on from here)
-                rows.append(self._row(seed, packer))
-            seed += 1
-            batch = {k: torch.from_numpy(np.stack([r[k] for r in rows])) for k in rows[0]}
-            yield add_tree_noise(batch, data, mask_id) if data.stage == "diffusion" else batch
+        for first in count(data.first_seed, data.batch):
+            rows = [self._row(seed, packer) for seed in range(first, first + data.batch)]
+            batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+            if data.stage == "diffusion":
+                batch = add_tree_noise(batch, data, self.tokenizer.mask_token_id)
+            yield batch
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
         drawn = sample("train", seed, self.data.conversations)
@@ -102,8 +100,3 @@ def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int) -> d
 def loader(data: StageData, tokenizer) -> DataLoader:
     """Batches from one worker process that stays a few batches ahead."""
     return DataLoader(TinyWorldBatches(data, tokenizer), batch_size=None, num_workers=1, prefetch_factor=4)
-
-
-def head_sizes() -> dict[str, int]:
-    """Classes per attribute of the vision warm-up."""
-    return dict(HEADS)
