@@ -30,22 +30,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dvl_core.decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
-from dvl_core.engine import Engine, EngineError, Started, Stepped, Waiting
+from dvl_core.engine import Engine, EngineError, Event, Started, Stepped, Waiting
 from dvl_core.models.loading import load_model
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message, shown_copy
-from dvl_core.trace import DenoisingTrace, TraceError
+from dvl_core.trace import DenoisingTrace
+from visualize import page as look
 from visualize import player
 from visualize.heatmap import confidence_png
-from visualize.page import (
-    EXAMPLES_SCRIPT,
-    NARROW_SCRIPT,
-    PAGE_CSS,
-    examples_template,
-    literal,
-    theme_settings,
-    transcript,
-)
 from visualize.player import protocol
 from visualize.theme import MONO, SANS
 
@@ -62,7 +54,7 @@ LABELS = {
 }  # fmt: skip
 
 
-# -- answering ---------------------------------------------------------------------------------------------
+# -- answering --
 
 
 class Desk:
@@ -72,41 +64,52 @@ class Desk:
         self.engine, self.sessions, self.examples = engine, sessions, examples
 
     def ask(
-        self, visitor: str, text: str, picture: str | None, turns: list[dict], settings: dict, delay: float
+        self,
+        visitor: str,
+        text: str,
+        picture: str | None,
+        turns: list[dict],
+        kept: list[dict],
+        settings: dict,
+        rest: float,
     ) -> Iterator[dict[str, Any]]:
-        """Answer `text` in the conversation `turns`, step by step; `delay` seconds rest after every step."""
-        run = self.sessions.open(visitor)
+        """Answer `text` as the next turn of `turns`, step by step, with `rest` seconds after every step.
+
+        `kept` is the conversation that stays on the page when this can't be done.
+        """
         question = {"role": "user", "text": text.strip(), "picture": picture}
+        run = None
         try:
             config = self.engine.config(**settings)
             question["shown"] = self._shown(picture)
             asked = [*turns, question]
+            run = self.sessions.open(visitor)
             with closing(self.engine.stream([as_message(turn) for turn in asked], config)) as events:
                 for event in events:
-                    if isinstance(event, Waiting):
-                        yield {"canvas": protocol.waiting_message(run.id, event.before)}
-                    elif isinstance(event, Started):
-                        run.trace = event.trace
-                        yield self._begun(run, asked)
-                    elif isinstance(event, Stepped):
-                        yield {"canvas": protocol.step_message(run.id, run.trace, event.vocabulary)}
-                        run.stop.wait(delay)
+                    if changes := self._shown_event(run, event, asked):
+                        yield changes
+                    if isinstance(event, Stepped):
+                        run.stop.wait(rest)
                     if run.stop.is_set():
                         break
         except EngineError as error:
-            yield self._failed(run, error, turns, question)
+            yield self._failed(run, error, kept, question)
             return
         if self.sessions.is_current(visitor, run):
             yield self._finished(run, asked)
 
-    def example(self, visitor: str, index: int, settings: dict, delay: float) -> Iterator[dict[str, Any]]:
+    def example(
+        self, visitor: str, index: int, kept: list[dict], settings: dict, rest: float
+    ) -> Iterator[dict[str, Any]]:
         """Start a new conversation with an example."""
         example = self.examples[index]
-        yield from self.ask(visitor, example["question"], str(EXAMPLES / example["image"]), [], settings, delay)
+        picture = str(EXAMPLES / example["image"])
+        yield from self.ask(visitor, example["question"], picture, [], kept, settings, rest)
 
-    def missing_steps(self, run: str, have: int) -> dict[str, Any] | None:
-        """What a page that has `have` steps of a run lacks."""
-        trace = self.sessions.trace(str(run))
+    def missing_steps(self, asked: dict[str, Any]) -> dict[str, Any] | None:
+        """What a page that has `asked["have"]` steps of the run `asked["run"]` lacks; None when it is not kept."""
+        run, have = str(asked.get("run")), asked.get("have")
+        trace = self.sessions.trace(run)
         if trace is None or not isinstance(have, int):
             return None
         return protocol.missing_message(run, trace, max(0, min(have, len(trace.steps))))
@@ -131,45 +134,47 @@ class Desk:
         own = picture is None or Path(picture).parent == EXAMPLES
         return picture if own else shown_copy(picture, self.engine)
 
-    def _begun(self, run: Run, asked: list[dict]) -> dict[str, Any]:
-        return {
-            "canvas": protocol.header_message(run.id, run.trace),
-            "chat": transcript([*asked, {"role": "assistant", "text": "…"}]),
-            "box": gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True),
-            "ask_notice": "",
-            "settings_notice": "",
-        }
+    def _shown_event(self, run: Run, event: Event, asked: list[dict]) -> dict[str, Any]:
+        if isinstance(event, Waiting):
+            return {"canvas": protocol.waiting_message(run.id, event.before)}
+        run.trace = event.trace
+        if isinstance(event, Stepped):
+            return {"canvas": protocol.step_message(run.id, run.trace, event.vocabulary)}
+        if isinstance(event, Started):
+            return {
+                "canvas": protocol.header_message(run.id, run.trace),
+                "chat": look.transcript([*asked, {"role": "assistant", "text": "…"}]),
+                "box": gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True),
+                "ask_notice": "",
+                "settings_notice": "",
+            }
+        return {}
 
     def _finished(self, run: Run, asked: list[dict]) -> dict[str, Any]:
         ready = {"box": gr.MultimodalTextbox(submit_btn=True, stop_btn=False)}
         if run.trace is None:  # stopped while it waited
-            return ready
+            return ready | {"canvas": protocol.waiting_message(run.id, 0)}
         answered = [*asked, {"role": "assistant", "text": run.trace.text}]
         return ready | {
-            "canvas": protocol.done_message(run.id, run.trace),
-            "chat": transcript(answered),
-            "turns": answered,
-        }
+            "canvas": protocol.done_message(run.id, run.trace), "chat": look.transcript(answered), "turns": answered
+        }  # fmt: skip
 
-    def _failed(self, run: Run, error: EngineError, turns: list[dict], question: dict) -> dict[str, Any]:
+    def _failed(self, run: Run | None, error: EngineError, kept: list[dict], question: dict) -> dict[str, Any]:
         """The sentence goes beside what caused it; conversation, typed question and last trace stay."""
-        sentence = str(error)
+        sentence, began = str(error), run is not None and run.trace is not None
         if error.about == "settings":
             for name, label in LABELS.items():
                 sentence = f"{label}{sentence.removeprefix(name)}" if sentence.startswith(name + " ") else sentence
             changes = {"settings_notice": sentence, "ask_notice": "", "settings": gr.Accordion(open=True)}
         else:
             changes = {"ask_notice": sentence, "settings_notice": ""}
-        if run.trace is not None:
-            files = [question["picture"]] if question["picture"] else []
-            changes |= {
-                "canvas": protocol.done_message(run.id, run.trace),
-                "chat": transcript(turns),
-                "box": gr.MultimodalTextbox(
-                    value={"text": question["text"], "files": files}, submit_btn=True, stop_btn=False
-                ),
-            }
-        return changes
+        typed = {"value": {"text": question["text"], "files": [question["picture"]] if question["picture"] else []}}
+        changes["box"] = gr.MultimodalTextbox(submit_btn=True, stop_btn=False, **(typed if began else {}))
+        if began:
+            changes["canvas"] = protocol.done_message(run.id, run.trace)
+        elif run is not None:
+            changes["canvas"] = protocol.waiting_message(run.id, 0)
+        return changes | ({"chat": look.transcript(kept)} if kept or began else {})
 
 
 def recorded_turns(desk: Desk, recorded: DenoisingTrace) -> list[dict]:
@@ -180,7 +185,7 @@ def recorded_turns(desk: Desk, recorded: DenoisingTrace) -> list[dict]:
     return [asked, {"role": "assistant", "text": recorded.text}]
 
 
-# -- layout --------------------------------------------------------------------------------------------------
+# -- layout --
 
 
 @dataclass
@@ -224,15 +229,7 @@ def build_page(desk: Desk, recorded: DenoisingTrace | None) -> gr.Blocks:
 def header(desk: Desk) -> None:
     about = desk.engine.describe()
     with gr.Row(elem_id="dvl-top"):
-        gr.HTML(
-            html_template=(
-                '<header class="dvl-head"><h1>DiffusionVL</h1><p>Ask about a picture and watch the answer being denoised, '
-                f'block by block.</p><span class="dvl-model">{literal(about["model"])} · '
-                f"{about['parameters'] / 1e6:,.1f} M parameters · {literal(about['device'])}</span></header>"
-            ),
-            js_on_load=None,
-            apply_default_css=False,
-        )
+        gr.HTML(html_template=look.header_template(about), js_on_load=None, apply_default_css=False)
         dark = gr.Button("◐", elem_id="dvl-dark", size="sm", scale=0)
         dark.click(None, js="() => { document.body.classList.toggle('dark'); }")
 
@@ -240,8 +237,9 @@ def header(desk: Desk) -> None:
 def conversation(desk: Desk, recorded: DenoisingTrace | None) -> tuple:
     fresh = gr.Button("New conversation", size="sm", render=False)
     chat = gr.Chatbot(
-        transcript(recorded_turns(desk, recorded)) if recorded else None, elem_id="dvl-chat", label="Conversation", show_label=False, height=344, render_markdown=False, buttons=["copy", fresh],
-        feedback_options=None, placeholder="Drop a picture below and ask about it, or click an example.",
+        look.transcript(recorded_turns(desk, recorded)) if recorded else None, elem_id="dvl-chat", label="Conversation",
+        show_label=False, height=344, render_markdown=False, buttons=["copy", fresh], feedback_options=None,
+        placeholder="Drop a picture below and ask about it, or click an example.",
     )  # fmt: skip
     box = gr.MultimodalTextbox(
         elem_id="dvl-box", show_label=False, placeholder="Drop a picture, ask a question …", file_types=["image"],
@@ -249,81 +247,67 @@ def conversation(desk: Desk, recorded: DenoisingTrace | None) -> tuple:
     )  # fmt: skip
     ask_notice = notice()
     gallery = gr.HTML(
-        html_template=examples_template(desk.examples), js_on_load=EXAMPLES_SCRIPT, apply_default_css=False,
+        html_template=look.examples_template(desk.examples), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False,
         visible=bool(desk.examples),
     )  # fmt: skip
     return chat, box, ask_notice, gallery, fresh
 
 
 def denoising_canvas(desk: Desk, recorded: DenoisingTrace | None) -> gr.HTML:
-    message = None
-    if recorded is not None:
-        message = protocol.trace_message(
-            RECORDED, recorded, "A recorded run. Click an example, or drop a picture and ask."
-        )
+    hint = "A recorded run. Click an example, or drop a picture and ask."
+    message = protocol.trace_message(RECORDED, recorded, hint) if recorded else None
 
-    def missing_steps(run: str, have: int) -> dict[str, Any] | None:
-        return desk.missing_steps(run, have)
+    def missing_steps(asked: dict) -> dict[str, Any] | None:  # gradio wants a function, and gives it one value
+        return desk.missing_steps(asked)
 
     return gr.HTML(
-        message,
-        html_template=player.TEMPLATE,
-        js_on_load=player.LIVE_SCRIPT,
-        apply_default_css=False,
-        server_functions=[missing_steps],
-        elem_id="dvl-player",
-    )
+        message, html_template=player.TEMPLATE, js_on_load=player.LIVE_SCRIPT, apply_default_css=False,
+        server_functions=[missing_steps], elem_id="dvl-player",
+    )  # fmt: skip
 
 
 def setting_controls(desk: Desk) -> tuple[dict[str, Any], gr.Slider]:
     """The controls by the name of their setting, and the slow-motion delay."""
-    default, limits = desk.engine.default_settings(), desk.engine.limits
-    trained = desk.engine.trained_block_size
+    default, longest = desk.engine.default_settings(), desk.engine.limits.max_new_tokens
+    owner = {parameter: name for name, parameter in STRATEGY_PARAMETERS.items()}
     controls: dict[str, Any] = {}
+
+    def number(name: str, info: str) -> None:
+        controls[name] = gr.Number(default[name], label=LABELS[name], info=info, precision=0, min_width=160)
+
+    def slider(name: str, low: float, high: float, step: float, info: str) -> None:
+        applies = owner.get(name, default["strategy"]) == default["strategy"]
+        controls[name] = gr.Slider(
+            low, high, default[name], step=step, label=LABELS[name], info=info, visible=applies, min_width=160
+        )
+
     with gr.Row():
-        controls["block_size"] = number(default, "block_size", f"Tokens denoised together; trained with {trained}.")
-        controls["steps"] = number(
-            default, "steps", "Fewer is faster; as many as the block has tokens is most careful."
-        )
-        controls["max_new_tokens"] = number(
-            default, "max_new_tokens", f"Longest answer in tokens, up to {limits.max_new_tokens}."
-        )
-        controls["temperature"] = gr.Slider(
-            0, 2, default["temperature"], step=0.05, label=LABELS["temperature"], min_width=160,
-            info="0 takes the likeliest token, above 0 samples.",
-        )  # fmt: skip
+        number("block_size", f"Tokens denoised together; trained with {desk.engine.trained_block_size}.")
+        number("steps", "Fewer is faster; as many as the block has tokens is most careful.")
+        number("max_new_tokens", f"Longest answer in tokens, up to {longest}.")
+        slider("temperature", 0, 2, 0.05, "0 takes the likeliest token, above 0 samples.")
     with gr.Row():
         controls["strategy"] = gr.Dropdown(
-            [(name.replace("_", " "), name) for name in STRATEGIES], value=default["strategy"], label=LABELS["strategy"],
-            info=strategy_info(default["strategy"]), min_width=240,
+            [(name.replace("_", " "), name) for name in STRATEGIES], value=default["strategy"],
+            label=LABELS["strategy"], info=strategy_info(default["strategy"]), min_width=240,
         )  # fmt: skip
-        explained = {
-            "threshold": (0, 1, 0.01, "Reveals every token at least this confident."),
-            "entropy_bound": (0, 5, 0.05, "Most uncertainty one step may take on, in nats."),
-            "factor": (0.05, 5, 0.05, "Larger reveals more tokens at once."),
-        }
-        for name, (low, high, step, info) in explained.items():
-            shown = STRATEGY_PARAMETERS.get(default["strategy"]) == name
-            controls[name] = gr.Slider(
-                low, high, default[name], step=step, label=LABELS[name], info=info, visible=shown, min_width=160
-            )
-        controls["seed"] = number(default, "seed", "The same seed gives the same answer.")
+        slider("threshold", 0, 1, 0.01, "Reveals every token at least this confident.")
+        slider("entropy_bound", 0, 5, 0.05, "Most uncertainty one step may take on, in nats.")
+        slider("factor", 0.05, 5, 0.05, "Larger reveals more tokens at once.")
+        number("seed", "The same seed gives the same answer.")
+        rest = 0.08 if desk.engine.describe()["parameters"] < 1e8 else 0.0  # a small model is too quick to watch
         delay = gr.Slider(
-            0, 1, 0.08, step=0.02, label="Slow motion", info="Seconds of rest after each step.", min_width=160
+            0, 1, rest, step=0.02, label="Slow motion", info="Seconds of rest after each step.", min_width=160
         )
-    parameters = list(explained)
+
+    def show_parameter(strategy: str) -> list[Any]:
+        return [gr.Dropdown(info=strategy_info(strategy)), *(gr.Slider(visible=o == strategy) for o in owner.values())]
+
     controls["strategy"].change(
-        lambda strategy: [gr.Dropdown(info=strategy_info(strategy))]
-        + [gr.Slider(visible=STRATEGY_PARAMETERS.get(strategy) == name) for name in parameters],
-        controls["strategy"],
-        [controls["strategy"], *(controls[name] for name in parameters)],
+        show_parameter, controls["strategy"], [controls["strategy"], *(controls[name] for name in owner)],
         queue=False, show_progress="hidden", api_visibility="private",
     )  # fmt: skip
     return controls, delay
-
-
-def number(default: dict[str, Any], name: str, info: str) -> gr.Number:
-    return gr.Number(default[name], label=LABELS[name], info=info, precision=0, min_width=160)
 
 
 def strategy_info(name: str) -> str:
@@ -332,45 +316,27 @@ def strategy_info(name: str) -> str:
 
 def notice() -> gr.HTML:
     """A place for one sentence; its text is set as text, never as markup."""
-    return gr.HTML(
-        "",
-        html_template='<p class="dvl-notice" role="alert"></p>',
-        js_on_load="const p = element.querySelector('p'); watch('value', () => { p.textContent = props.value || ''; });",
-        apply_default_css=False,
-    )
+    return gr.HTML("", html_template=look.NOTICE_TEMPLATE, js_on_load=look.NOTICE_SCRIPT, apply_default_css=False)
 
 
-# -- wiring --------------------------------------------------------------------------------------------------
+# -- wiring --
 
 
-def wire(
-    desk: Desk,
-    page: gr.Blocks,
-    view: View,
-    gallery: gr.HTML,
-    fresh: gr.Button,
-    controls: dict[str, Any],
-    delay: gr.Slider,
-) -> None:
-    def settings_of(data: dict) -> dict[str, Any]:
-        return {name: data[control] for name, control in controls.items()}
+def wire(desk: Desk, page: gr.Blocks, view: View, gallery, fresh, controls: dict[str, Any], delay) -> None:
+    """Connect what people do with the desk; every answer streams changes of the view."""
+
+    def how(data: dict) -> tuple[dict[str, Any], float]:
+        return {name: data[control] for name, control in controls.items()}, float(data[delay] or 0)
 
     def on_submit(data: dict, request: gr.Request):
         message = data[view.box] or {}
         picture = next(iter(message.get("files") or []), None)
-        for changes in desk.ask(
-            request.session_hash,
-            message.get("text") or "",
-            picture,
-            data[view.turns],
-            settings_of(data),
-            data[delay] or 0,
-        ):
-            yield view.update(changes)
+        text, turns = message.get("text") or "", data[view.turns]
+        yield from map(view.update, desk.ask(request.session_hash, text, picture, turns, turns, *how(data)))
 
     def on_example(data: dict, event: gr.EventData, request: gr.Request):
-        for changes in desk.example(request.session_hash, event._data["index"], settings_of(data), data[delay] or 0):
-            yield view.update(changes)
+        index, kept = event._data["index"], data[view.turns]
+        yield from map(view.update, desk.example(request.session_hash, index, kept, *how(data)))
 
     def on_stop(request: gr.Request):
         desk.sessions.stop(request.session_hash)
@@ -380,21 +346,10 @@ def wire(
 
     def on_new(request: gr.Request):
         desk.sessions.leave(request.session_hash)
-        return {
-            view.turns: [],
-            view.chat: [],
-            view.ask_notice: "",
-            view.box: gr.MultimodalTextbox(submit_btn=True, stop_btn=False),
-        }
+        ready = gr.MultimodalTextbox(submit_btn=True, stop_btn=False)
+        return {view.turns: [], view.chat: [], view.ask_notice: "", view.box: ready}
 
-    limits = desk.engine.limits
-    streaming = {
-        "outputs": view.components(),
-        "show_progress": "hidden",
-        "concurrency_id": "answers",
-        "concurrency_limit": limits.open_runs + limits.waiting_runs + 1,
-        "api_visibility": "private",
-    }
+    streaming = {"outputs": view.components(), "show_progress": "hidden", "api_visibility": "private", **shared(desk)}
     given = {view.turns, delay, *controls.values()}
     view.box.submit(on_submit, {view.box, *given}, **streaming)
     gallery.pick(on_example, given, **streaming)
@@ -409,11 +364,16 @@ def program_endpoint(desk: Desk) -> None:
     with gr.Row(visible=False):
         image, question, settings = gr.File(label="image"), gr.Textbox(label="question"), gr.JSON(label="settings")
         text, trace, trigger = gr.Textbox(label="text"), gr.JSON(label="trace"), gr.Button()
-    limits = desk.engine.limits
     trigger.click(
         desk.answer, [image, question, settings], [text, trace], api_name="answer", api_description=Desk.answer.__doc__,
-        concurrency_id="answers", concurrency_limit=limits.open_runs + limits.waiting_runs + 1,
+        **shared(desk),
     )  # fmt: skip
+
+
+def shared(desk: Desk) -> dict[str, Any]:
+    """One pool for all answers; one more than the engine takes, so that it is the engine that says no."""
+    limits = desk.engine.limits
+    return {"concurrency_id": "answers", "concurrency_limit": limits.open_runs + limits.waiting_runs + 1}
 
 
 def routes(desk: Desk) -> list[Route | Mount]:
@@ -440,7 +400,7 @@ def routes(desk: Desk) -> list[Route | Mount]:
     ]
 
 
-# -- command line ----------------------------------------------------------------------------------------------
+# -- command line --
 
 
 def load_examples() -> tuple[list[dict[str, str]], DenoisingTrace | None]:
@@ -467,28 +427,19 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_options(__doc__, BUNDLED, arguments)
     try:
         desk, recorded = make_desk(options)
-    except (ValueError, TraceError) as error:
-        sys.exit(_refuse(str(error)))
-    page = build_page(desk, recorded)
+        serve(build_page(desk, recorded), desk, options)
+    except (ValueError, OSError) as error:  # what can't be loaded, and a port that is taken
+        print(f"app.py: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
     page.queue(max_size=256).launch(
-        server_name=options.host,
-        server_port=options.port,
-        share=options.share,
-        theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**theme_settings()),
-        head=f"<style>{player.CSS}{PAGE_CSS}</style>",
-        js=NARROW_SCRIPT,
-        footer_links=["api"],
-        run_history=False,
-        ssr_mode=False,
-        allowed_paths=[str(EXAMPLES)],
-        max_file_size="64mb",
-        app_kwargs={"routes": routes(desk)},
-    )
-
-
-def _refuse(sentence: str) -> int:
-    print(f"app.py: {sentence}", file=sys.stderr)
-    return 2
+        server_name=options.host, server_port=options.port, share=options.share,
+        theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
+        head=f"<style>{player.CSS}{look.PAGE_CSS}</style>", js=look.NARROW_SCRIPT, footer_links=["api"],
+        run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb", app_kwargs={"routes": routes(desk)},
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

@@ -38,7 +38,7 @@ def record(engine, messages, **settings) -> DenoisingTrace:
     return engine.answer(messages, engine.config(**settings))
 
 
-# -- a run ---------------------------------------------------------------------------------------------------------
+# -- a run --
 
 
 def test_events_come_in_order_and_carry_the_growing_trace(engine):
@@ -90,7 +90,7 @@ def test_a_conversation_of_several_turns_keeps_its_picture(engine):
     assert [m["role"] for m in trace.prompt["messages"]] == ["user", "assistant", "user"] and len(trace.images) == 1
 
 
-# -- stopping --------------------------------------------------------------------------------------------------------
+# -- stopping --
 
 
 def test_closing_stops_after_the_current_step_and_keeps_what_was_there(engine):
@@ -124,7 +124,7 @@ def test_a_run_that_fails_gives_one_sentence_and_its_place_back(engine, monkeypa
         record(engine, ask(), max_new_tokens=4)
 
 
-# -- many visitors ---------------------------------------------------------------------------------------------------
+# -- many visitors --
 
 
 def test_visitors_at_the_same_time_get_what_each_gets_alone(engine):
@@ -213,7 +213,7 @@ def test_the_computing_part_may_be_wrapped(loaded):
     assert calls == ["lent"] and trace.steps
 
 
-# -- limits and bad input ----------------------------------------------------------------------------------------------
+# -- limits and bad input --
 
 
 @pytest.mark.parametrize(
@@ -302,7 +302,7 @@ def test_an_answer_longer_than_the_model_can_read_is_refused(loaded):
         record(engine, ask(), max_new_tokens=50_000)
 
 
-# -- visitors' runs ------------------------------------------------------------------------------------------------------
+# -- visitors' runs --
 
 
 def test_a_visitor_stops_their_own_run_only():
@@ -328,7 +328,7 @@ def test_old_runs_are_forgotten_and_recorded_ones_kept():
     assert len({run.id for run in runs}) == 5 and all(len(run.id) >= 16 for run in runs)
 
 
-# -- options --------------------------------------------------------------------------------------------------------------
+# -- options --
 
 
 def test_options_come_from_the_command_line_then_the_environment(monkeypatch):

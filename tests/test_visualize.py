@@ -31,7 +31,7 @@ def contrast(one: str, other: str) -> float:
     return (high + 0.05) / (low + 0.05)
 
 
-# -- the look ------------------------------------------------------------------------------------------------
+# -- the look --
 
 
 @pytest.mark.parametrize(("mode", "first", "last"), [("light", 0.62, 0.0), ("dark", 0.40, 1.0)])
@@ -64,7 +64,7 @@ def test_css_has_every_token_for_both_modes():
     assert used <= set(re.findall(r"(--dvl-[\w-]+):", theme.css_variables()))
 
 
-# -- the player's files -----------------------------------------------------------------------------------------
+# -- the player's files --
 
 
 def test_the_template_is_static():
@@ -107,7 +107,7 @@ def test_the_chat_escapes_what_people_and_models_wrote():
     assert shown[2] == {"role": "assistant", "content": "(empty)"}
 
 
-# -- messages ---------------------------------------------------------------------------------------------------
+# -- messages --
 
 
 def replay(messages) -> DenoisingTrace:
@@ -179,7 +179,7 @@ def test_given_tokens_come_with_their_text():
     assert decode_vocabulary(message["vocabulary"]) == {100: trace.vocabulary[100]}
 
 
-# -- the heatmap --------------------------------------------------------------------------------------------------
+# -- the heatmap --
 
 
 def test_the_grid_holds_every_confidence_where_it_belongs():

@@ -11,18 +11,32 @@ from visualize.theme import DARK, LIGHT, Palette
 # The strip's pictures get their address, and its buttons their voice, in the browser.
 EXAMPLES_SCRIPT = """
 const base = ((window.gradio_config || {}).root || "").replace(/\\/$/, "");
-element.querySelectorAll("img").forEach((img) => { img.src = base + "/examples/" + encodeURIComponent(img.dataset.file); });
+for (const img of element.querySelectorAll("img")) img.src = base + "/examples/" + encodeURIComponent(img.dataset.file);
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (button) trigger("pick", { index: Number(button.dataset.index) });
 });
 """
+NOTICE_TEMPLATE = '<p class="dvl-notice" role="alert"></p>'
+NOTICE_SCRIPT = """const sentence = element.querySelector("p");
+watch("value", () => { sentence.textContent = props.value || ""; });"""
+
 # On a phone the settings start folded: chat first, the canvas under it.
 NARROW_SCRIPT = """() => {
   if (matchMedia("(max-width: 700px)").matches) document.querySelector("#dvl-settings button.label-wrap")?.click();
 }"""
 
 PAGE_CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
+
+
+def header_template(about: dict[str, Any]) -> str:
+    """Name, purpose and model; `about` has `model`, `parameters` and `device`."""
+    return (
+        '<header class="dvl-head"><h1>DiffusionVL</h1>'
+        "<p>Ask about a picture and watch the answer being denoised, block by block.</p>"
+        f'<span class="dvl-model">{literal(about["model"])} · {about["parameters"] / 1e6:,.1f} M parameters · '
+        f"{literal(about['device'])}</span></header>"
+    )
 
 
 def examples_template(examples: list[dict[str, str]]) -> str:

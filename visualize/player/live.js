@@ -2,7 +2,7 @@
 
 const base = ((window.gradio_config || {}).root || "").replace(/\/$/, "");
 const player = createDiffusionPlayer(element, {
-  missing: (run, have) => server.missing_steps(run, have),
+  missing: (run, have) => server.missing_steps({ run, have }),
   links: (run) => ({ png: base + "/runs/" + run + "/confidence.png", json: base + "/runs/" + run + "/trace.json" }),
 });
 player.receive(props.value);

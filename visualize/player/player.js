@@ -16,20 +16,26 @@ function createDiffusionPlayer(host, options) {
   let cursor = 0;            // steps applied: 0 = before the first, run.steps.length = everything known
   let following = true;      // the newest step is shown as it arrives
   let timer = null;          // replay
+  let waiting = 0;           // visitors before the run that was asked for
   let frame = 0;
   let cells = [];
   let keys = [];             // what each cell shows now, so that a paint touches changed cells only
   const retired = new Set(); // ids of runs that were replaced: their late messages are not for us
 
-  // -- receiving -------------------------------------------------------------------------------------
+  // -- receiving --
 
   function emptyRun(id) {
     return { id, header: null, vocabulary: new Map(), steps: [], heard: 0, total: null, reason: null, note: "",
-             waiting: 0, prefill: 0, recorded: false, fetching: false, tries: 0 };
+             prefill: 0, recorded: false, fetching: false, tries: 0 };
   }
 
   function receive(message) {
     if (!message || !message.run || retired.has(message.run)) return;
+    if (message.waiting !== undefined) { // the run shown so far stays until the new one begins
+      waiting = message.waiting;
+      return schedule();
+    }
+    waiting = 0;
     if (message.run !== run.id) start(message.run);
     if (message.trace) loadTrace(message.trace, message.note || "");
     else merge(message);
@@ -48,7 +54,6 @@ function createDiffusionPlayer(host, options) {
   function merge(message) {
     if (message.header) run.header = message.header;
     if (message.prefill_milliseconds) run.prefill = message.prefill_milliseconds;
-    if (message.waiting !== undefined) run.waiting = message.waiting;
     for (const [id, entry] of Object.entries(message.vocabulary || {})) run.vocabulary.set(Number(id), entryBytes(entry));
     if (message.step) run.steps[message.seq - 1] = message.step;
     (message.steps || []).forEach((step, i) => { run.steps[message.seq - 1 + i] = step; });
@@ -104,14 +109,14 @@ function createDiffusionPlayer(host, options) {
     setTimeout(() => { asked.fetching = false; if (asked === run) advance(); }, 120);
   }
 
-  // -- vocabulary: bytes, so that a character spread over several tokens shows properly ---------------
+  // -- vocabulary: bytes, so that a character spread over several tokens shows properly --
 
   function entryBytes(entry) {
     if (typeof entry === "string") return new TextEncoder().encode(entry);
     return Uint8Array.from(entry.hex.match(/../g) || [], (pair) => parseInt(pair, 16));
   }
 
-  // -- the state at a step ----------------------------------------------------------------------------
+  // -- the state at a step --
 
   function stateAt(count) {
     const length = run.header.length;
@@ -195,13 +200,13 @@ function createDiffusionPlayer(host, options) {
     return 0;
   }
 
-  // -- painting ----------------------------------------------------------------------------------------
+  // -- painting --
 
   function schedule() {
     root.dataset.run = run.id || "";
     root.dataset.received = known();
     root.dataset.total = run.total === null ? "" : run.total;
-    root.dataset.phase = run.recorded ? "recorded" : run.total !== null ? "finished" : run.header ? "running" : run.id ? "waiting" : "empty";
+    root.dataset.phase = run.recorded ? "recorded" : run.total !== null ? "finished" : run.id ? "running" : "empty";
     if (!frame) frame = requestAnimationFrame(() => { frame = 0; paint(); });
   }
 
@@ -225,8 +230,8 @@ function createDiffusionPlayer(host, options) {
   }
 
   function noteText() {
-    if (run.recorded) return run.note;
-    if (!run.header) return run.waiting ? "Waiting: " + run.waiting + (run.waiting === 1 ? " visitor is" : " visitors are") + " before you." : "";
+    if (waiting) return "Waiting: " + waiting + (waiting === 1 ? " visitor is" : " visitors are") + " before you.";
+    if (run.recorded || !run.header) return run.note;
     if (run.total === null) return run.steps.length ? "Denoising …" : "Reading the picture and the question …";
     if (run.reason === "stopped") return "Stopped after step " + run.total + "; what was there is kept.";
     if (run.reason === "length") return "Finished: the answer reached its full length of " + run.header.length + " tokens.";
@@ -331,7 +336,7 @@ function createDiffusionPlayer(host, options) {
     slot["prefill"].textContent = prefill > 0 ? Math.round(prefill) + " ms" : "–";
   }
 
-  // -- scrubbing and replay ------------------------------------------------------------------------------
+  // -- scrubbing and replay --
 
   function paintControls(have) {
     const scrubber = slot["scrubber"];

@@ -1,0 +1,395 @@
+"""The page in a real browser, checked against the traces it shows. Skipped only where no Chromium is."""
+
+import json
+import os
+import re
+import shutil
+import urllib.request
+
+import pytest
+from page_server import ROOT, page_url
+from traces import made_up_trace
+
+from visualize.player import protocol
+
+CHROMIUM = next(
+    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
+)
+if CHROMIUM is None and os.path.exists("/usr/bin/chromium"):
+    CHROMIUM = "/usr/bin/chromium"
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (apt-get install chromium)")
+
+EXAMPLES = json.loads((ROOT / "assets" / "examples" / "examples.json").read_text())
+HOSTILE = "<img src=x onerror=window.hacked=1> </script> ${window.hacked=2} {{constructor}} <b>bold</b>"
+
+# What the cells say, as people read it: the answer up to its end.
+SHOWN_TEXT = (
+    """[...document.querySelectorAll('.dvl-cell')].filter((c) => !c.dataset.after).map((c) => c.textContent).join('')"""
+)
+PLAYER = "document.querySelector('#dvl-player .dvl').parentElement.diffusionPlayer"
+DRAWN = "() => { const d = document.querySelector('.dvl').dataset; return Number(d.cursor) === Number(d.received); }"
+
+HIDDEN = """Object.defineProperty(document, 'visibilityState', {get: () => 'hidden'});
+Object.defineProperty(document, 'hidden', {get: () => true});"""
+# Two of three messages never arrive, the first one among them.
+LOSE_MESSAGES = f"""() => {{
+  const player = {PLAYER}, receive = player.receive;
+  let count = 0;
+  player.receive = (message) => {{ if (message.done || count++ % 3 === 2) receive(message); }};
+}}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """`visit(width=..., init=...)`: a new visitor's page; what the browser complained about fails the test."""
+    opened, complaints = [], []
+
+    def open_page(width=1440, height=900, init=None, **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        opened.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        if init:
+            page.add_init_script(init)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda m: complaints.append(m.text) if m.type == "error" and "Failed to load" not in m.text else None,
+        )
+        page.goto(page_url())
+        page.wait_for_selector(".dvl[data-phase=recorded]")
+        return page
+
+    yield open_page
+    for context in opened:
+        context.close()
+    assert complaints == []
+
+
+def data(page) -> dict:
+    return page.evaluate("({...document.querySelector('.dvl').dataset})")
+
+
+def wait_phase(page, phase: str, timeout=20_000):
+    page.wait_for_function(f"document.querySelector('.dvl').dataset.phase === '{phase}'", timeout=timeout)
+
+
+def set_number(page, label: str, value):
+    field = page.get_by_role("spinbutton", name=label, exact=True)
+    field.fill(str(value))
+    field.press("Tab")
+
+
+def slow_motion(page, seconds):
+    page.get_by_label("number input for Slow motion").fill(str(seconds))
+    page.get_by_label("number input for Slow motion").press("Tab")
+
+
+def click_example(page, index=0):
+    page.locator(".dvl-strip button").nth(index).click()
+
+
+def finish(page):
+    wait_phase(page, "finished")
+    page.wait_for_function(DRAWN)
+
+
+def trace_of(page) -> dict:
+    with urllib.request.urlopen(f"{page_url()}runs/{data(page)['run']}/trace.json") as answer:
+        return json.loads(answer.read())
+
+
+# -- the empty page --
+
+
+def test_a_recorded_run_plays_before_anybody_asks(visit):
+    page = visit()
+    page.wait_for_function("Number(document.querySelector('.dvl').dataset.cursor) > 1")
+    assert data(page)["playing"] == "true"
+    assert page.locator(".dvl-strip button").count() == len(EXAMPLES)
+    assert "recorded run" in page.locator(".dvl-note").text_content()
+    assert page.evaluate(
+        "[...document.querySelectorAll('.dvl-strip img')].every((i) => i.complete && i.naturalWidth > 0)"
+    )
+
+
+def test_reduced_motion_shows_the_finished_run_at_once(visit):
+    page = visit(reduced_motion="reduce")
+    page.wait_for_selector(".dvl[data-complete='true']")
+    assert data(page)["playing"] == "false"
+    assert page.evaluate(SHOWN_TEXT).strip() == trace_of(page)["text"]
+
+
+# -- a run --
+
+
+def test_an_example_streams_every_step_and_shows_what_the_trace_holds(visit):
+    page = visit()
+    slow_motion(page, 0.02)
+    click_example(page)
+    wait_phase(page, "running")
+    finish(page)
+    trace, shown = trace_of(page), data(page)
+    assert int(shown["received"]) == int(shown["total"]) == len(trace["steps"])
+    assert page.evaluate(SHOWN_TEXT).strip() == trace["text"]
+    bubbles = page.locator("#dvl-chat .message-content").all_text_contents()
+    assert bubbles[0].strip() == EXAMPLES[0]["question"] and bubbles[1].strip() == trace["text"]
+    last = trace["steps"][-1]
+    counters = {
+        k: page.locator(f".dvl [data-slot={k}]").text_content() for k in ("block", "forwards", "per-forward", "prefill")
+    }
+    assert counters["block"].startswith(f"{last['block'] + 1} of ") and counters["forwards"] == str(last["forwards"])
+    assert counters["prefill"] == f"{round(trace['prefill_milliseconds'])} ms"
+
+
+def test_scrubbing_back_shows_the_masks_of_that_step(visit):
+    page = visit()
+    slow_motion(page, 0)
+    click_example(page, 1)
+    finish(page)
+    trace = trace_of(page)
+    page.locator("[data-act=first]").click()
+    page.wait_for_selector(".dvl[data-cursor='0']")
+    assert page.locator(".dvl-cell:not([data-state=masked])").count() == 0
+    for count in (1, 2):
+        page.locator("[data-act=forward]").click()
+        page.wait_for_selector(f".dvl[data-cursor='{count}']")
+        new = page.locator(".dvl-cell[data-state=new]")
+        positions = [int(p) for p in new.evaluate_all("(cells) => cells.map((c) => c.dataset.position)")]
+        assert positions == sorted(trace["steps"][count - 1]["revealed"])
+        assert page.locator(".dvl [data-slot=forwards]").text_content() == str(trace["steps"][count - 1]["forwards"])
+    assert page.locator("[data-slot=time]").text_content() == f"2 / {len(trace['steps'])}"
+    page.locator("[data-act=last]").click()
+    page.wait_for_selector(".dvl[data-complete='true']")
+
+
+def test_the_keyboard_and_the_scrubber_move_the_whole_page(visit):
+    page = visit(reduced_motion="reduce")
+    page.locator(".dvl-canvas").focus()
+    page.keyboard.press("Home")
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".dvl[data-cursor='1']")
+    page.locator("[data-slot=scrubber]").focus()
+    page.keyboard.press("ArrowRight")
+    page.wait_for_selector(".dvl[data-cursor='2']")
+    assert page.locator("[data-slot=scrubber]").get_attribute("aria-valuetext").startswith("step 2 of ")
+    before = page.locator("[data-slot=heat]").screenshot()
+    page.locator(".dvl-canvas").focus()
+    page.keyboard.press("End")
+    page.wait_for_selector(".dvl[data-complete='true']")
+    assert page.locator("[data-slot=heat]").screenshot() != before  # the heatmap follows
+    page.keyboard.press(" ")
+    page.wait_for_selector(".dvl[data-playing='true']")
+
+
+def test_stop_stops_within_a_step_and_keeps_what_was_there(visit):
+    page = visit()
+    slow_motion(page, 0.4)
+    click_example(page)
+    wait_phase(page, "running")
+    page.wait_for_function("Number(document.querySelector('.dvl').dataset.received) >= 2")
+    seen = int(data(page)["received"])
+    page.locator("#dvl-box .stop-button").click()
+    wait_phase(page, "finished", timeout=3_000)
+    page.wait_for_function(DRAWN)
+    trace = trace_of(page)
+    assert trace["finish_reason"] == "stopped" and seen <= len(trace["steps"]) <= seen + 2
+    assert page.locator(".dvl-note").text_content().startswith("Stopped after step")
+    assert page.evaluate(SHOWN_TEXT).strip() == trace["text"]
+    assert page.locator(".dvl-cell[data-state=masked]:visible").count() > 0
+    page.locator("#dvl-box .submit-button").wait_for()  # ready for the next question
+
+
+# -- errors and hostile text --
+
+
+def test_an_error_says_what_to_do_and_loses_nothing(visit, tmp_path):
+    page = visit()
+    slow_motion(page, 0)
+    click_example(page, 2)
+    finish(page)
+    kept, shown = data(page)["run"], page.locator("#dvl-chat .message-content").all_text_contents()
+    set_number(page, "Steps per block", 0)
+    page.locator("#dvl-box textarea").fill("And now?")
+    page.keyboard.press("Enter")
+    page.get_by_text("Steps per block must be a whole number").wait_for()
+    set_number(page, "Steps per block", 8)
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"\x89PNG\r\n\x1a\n" + b"0" * 50)
+    page.locator("#dvl-box input[type=file]").set_input_files(str(broken))
+    page.locator("#dvl-box .thumbnail-item, #dvl-box .thumbnails").first.wait_for()
+    page.locator("#dvl-box textarea").press("Enter")
+    page.locator("#dvl-main .dvl-notice", has_text=re.compile("picture|file")).wait_for()
+    assert data(page)["run"] == kept and page.locator("#dvl-chat .message-content").all_text_contents() == shown
+    assert page.locator("#dvl-box textarea").input_value() == "And now?"
+
+
+def test_hostile_text_is_shown_as_text(visit):
+    page = visit()
+    slow_motion(page, 0)
+    set_number(page, "Answer length", 8)
+    page.locator("#dvl-box textarea").fill(HOSTILE)
+    page.keyboard.press("Enter")
+    finish(page)
+    assert page.locator("#dvl-chat .message-content").first.text_content().strip() == HOSTILE
+    trace = made_up_trace(
+        ["<img src=x onerror=window.hacked=1>", " </script>", " ${window.hacked=2}", " {{x}}", "\n<b>b</b>"], 16
+    )
+    show(page, protocol.trace_message("hostile", trace))
+    page.locator(".dvl-canvas").press("End")
+    page.wait_for_selector(".dvl[data-complete='true']")
+    assert page.evaluate(SHOWN_TEXT) == trace.text
+    assert page.evaluate("window.hacked") is None
+    assert page.locator(".dvl-canvas img, .dvl-canvas b, #dvl-chat b").count() == 0
+
+
+# -- the player alone --
+
+
+def seek(page, step: int):
+    page.evaluate(f"{PLAYER}.seek({step})")
+    page.wait_for_selector(f".dvl[data-cursor='{step}']")
+
+
+def show(page, message: dict):
+    page.evaluate(f"(m) => {PLAYER}.receive(m)", message)
+
+
+def test_characters_spread_over_tokens_and_line_breaks_show_properly(visit):
+    page = visit(reduced_motion="reduce")
+    trace = made_up_trace()
+    show(page, protocol.trace_message("made-up", trace))
+    page.wait_for_selector(".dvl[data-run=made-up][data-complete=true]")
+    assert page.evaluate(SHOWN_TEXT) == trace.text
+    for count in range(0, len(trace.steps), 5):  # at no step does half a character show as garbage
+        seek(page, count)
+        assert "\ufffd" not in page.evaluate(SHOWN_TEXT)
+        masked = page.locator(".dvl-cell[data-state=masked]").count()
+        assert masked == trace.canvas(count).count(None)
+
+
+def test_states_and_confidence_are_told_apart_by_more_than_colour(visit):
+    page = visit(reduced_motion="reduce")
+    trace = made_up_trace()
+    show(page, protocol.trace_message("made-up", trace))
+    seek(page, 12)
+    look = """(cell) => {
+        const style = getComputedStyle(cell.querySelector('.dvl-tok'));
+        return [style.borderBottomStyle, style.boxShadow, style.display];
+    }"""
+    assert page.locator(".dvl-cell[data-state=masked]").first.evaluate(look)[2] == "inline-block"
+    assert page.locator(".dvl-cell[data-state=new]").first.evaluate(look)[1] != "none"
+    assert page.locator(".dvl-cell[data-state=settled]").first.evaluate(look)[1] == "none"
+    confidence = {
+        p: c for s in trace.steps[:12] for p, c in zip(s.masked, s.confidences, strict=True) if p in s.revealed
+    }
+    for position, value in confidence.items():
+        cell = page.locator(f".dvl-cell[data-position='{position}']")
+        expected = "dotted" if value < 0.5 else "dashed" if value < 0.9 else "solid"
+        assert cell.evaluate(look)[0] == expected
+
+
+def test_end_tokens_show_on_demand(visit):
+    page = visit(reduced_motion="reduce")
+    show(page, protocol.trace_message("made-up", made_up_trace()))
+    page.wait_for_selector(".dvl[data-run=made-up][data-complete=true]")
+    ends = page.locator(".dvl-cell[data-eos]")
+    assert ends.count() > 0 and page.locator(".dvl-cell[data-eos]:visible").count() == 0
+    page.locator("[data-slot=ends]").check()
+    assert page.locator(".dvl-cell[data-eos]:visible").count() == ends.count()
+    assert ends.first.evaluate("(c) => getComputedStyle(c.querySelector('.dvl-tok'), '::after').content") == '"end"'
+
+
+@pytest.mark.parametrize("how", ["hidden tab", "lost messages"])
+def test_steps_a_page_has_missed_are_fetched(visit, how):
+    page = visit(init=HIDDEN if how == "hidden tab" else None)
+    slow_motion(page, 0)
+    if how == "lost messages":  # two of three messages never arrive, the first one among them
+        page.evaluate(LOSE_MESSAGES)
+    click_example(page)
+    finish(page)
+    page.wait_for_function(
+        "document.querySelector('.dvl').dataset.received === document.querySelector('.dvl').dataset.total"
+    )
+    page.wait_for_function(DRAWN)
+    trace = trace_of(page)
+    assert int(data(page)["received"]) == len(trace["steps"]) and page.evaluate(SHOWN_TEXT).strip() == trace["text"]
+
+
+# -- visitors and screens --
+
+
+def test_two_visitors_have_their_own_runs(visit):
+    one, two = visit(), visit()
+    for page, index in ((one, 0), (two, 2)):
+        slow_motion(page, 0.05)
+        click_example(page, index)
+    for page, index in ((one, 0), (two, 2)):
+        finish(page)
+        trace = trace_of(page)
+        assert trace["prompt"]["messages"][0]["text"] == EXAMPLES[index]["question"]
+        assert page.evaluate(SHOWN_TEXT).strip() == trace["text"]
+    assert data(one)["run"] != data(two)["run"]
+
+
+def test_a_conversation_keeps_its_picture_until_a_new_one_begins(visit):
+    page = visit()
+    slow_motion(page, 0)
+    set_number(page, "Answer length", 16)
+    click_example(page, 2)
+    finish(page)
+    first = data(page)["run"]
+    page.locator("#dvl-box textarea").fill("Read the word backwards.")
+    page.keyboard.press("Enter")
+    page.wait_for_function(f"document.querySelector('.dvl').dataset.run !== '{first}'")
+    finish(page)
+    trace = trace_of(page)
+    assert len(trace["prompt"]["messages"]) == 3 and len(trace["images"]) == 1
+    page.get_by_role("button", name="New conversation").click()
+    page.get_by_text("Drop a picture below and ask about it").wait_for()
+
+
+def test_a_strategy_shows_its_own_parameter_only(visit):
+    page = visit()
+    sliders = {name: page.get_by_label(f"number input for {name}") for name in ("Threshold", "Entropy bound", "Factor")}
+    for strategy, parameter in (("low confidence dynamic", "Threshold"), ("factor", "Factor"), ("random", None)):
+        page.get_by_label("Strategy", exact=True).click()
+        page.get_by_role("option", name=strategy, exact=True).click()
+        for name, slider in sliders.items():
+            sync_api.expect(slider).to_be_visible() if name == parameter else sync_api.expect(slider).to_be_hidden()
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_a_phone_shows_everything_without_scrolling_sideways(visit, scheme):
+    page = visit(width=390, height=844, has_touch=True, is_mobile=True, color_scheme=scheme)
+    slow_motion(page, 0) if page.get_by_label("number input for Slow motion").is_visible() else None
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    chat, canvas = (page.locator(s).bounding_box() for s in ("#dvl-chat", ".dvl-canvas"))
+    assert chat["y"] < canvas["y"]
+    assert page.get_by_label("Block size", exact=True).is_hidden()  # the settings are folded
+    seek(page, 3)
+    page.wait_for_selector(".dvl-cell[data-state=masked]")
+    assert page.locator(".dvl-cell[data-state=masked] .dvl-tok").first.bounding_box()["height"] >= 32
+    assert all(
+        b["height"] >= 32
+        for b in page.locator("[data-act]").evaluate_all("(bs) => bs.map((b) => b.getBoundingClientRect().toJSON())")
+    )
+
+
+def test_the_figure_and_the_trace_can_be_taken_home(visit):
+    page = visit(reduced_motion="reduce")
+    page.locator(".dvl-take summary").click()
+    page.wait_for_function("document.querySelector('[data-slot=figure]').naturalWidth > 600")
+    for name in ("png", "json"):
+        with page.expect_download() as download:
+            page.locator(f"[data-slot={name}]").click()
+        assert download.value.path().stat().st_size > 1000
