@@ -8,6 +8,8 @@ A strategy is a pure function `(proposal, masked, quota, config, noise) -> revea
     config:   the `DecodingConfig`; a strategy reads its own parameter from it.
     noise:    callable giving uniform numbers [N], the same for the same seed, block and step.
     revealed: bool [B, N].
+
+The first line of a strategy's docstring is what the page says about it.
 """
 
 from __future__ import annotations
@@ -79,13 +81,13 @@ def best(scores: Tensor, masked: Tensor, count: int | Tensor) -> Tensor:
 
 @strategy
 def low_confidence_static(proposal, masked, quota, config, noise):
-    """The quota, most confident first (LLaDA's low-confidence remasking, arXiv 2502.09992)."""
+    """A fixed number of tokens per step, the surest first (LLaDA, arXiv 2502.09992)."""
     return best(proposal.confidence, masked, quota)
 
 
 @strategy
 def low_confidence_dynamic(proposal, masked, quota, config, noise):
-    """Everything above the threshold when that is at least the quota, else the quota (Fast-dLLM, arXiv 2505.22618)."""
+    """Every token above the threshold, but never fewer than the fixed number (Fast-dLLM, arXiv 2505.22618)."""
     sure = (proposal.confidence > config.threshold) & masked
     enough = sure.sum(-1, keepdim=True) >= quota
     return torch.where(enough, sure, best(proposal.confidence, masked, quota))
@@ -93,7 +95,10 @@ def low_confidence_dynamic(proposal, masked, quota, config, noise):
 
 @strategy
 def entropy_bound(proposal, masked, quota, config, noise):
-    """The k lowest entropies with sum(H) - max(H) <= bound, at least the quota (EB-Sampler, arXiv 2505.24857)."""
+    """As many of the clearest tokens as a bound on their joint entropy allows (EB-Sampler, arXiv 2505.24857).
+
+    The largest k whose lowest entropies satisfy sum(H) - max(H) <= bound, but at least the quota.
+    """
     entropy = proposal.entropy()
     ascending, order = entropy.masked_fill(~masked, torch.inf).sort(dim=-1, stable=True)
     joint = ascending.masked_fill(ascending.isinf(), 0.0).cumsum(-1) - ascending.masked_fill(ascending.isinf(), 0.0)
@@ -103,13 +108,16 @@ def entropy_bound(proposal, masked, quota, config, noise):
 
 @strategy
 def margin(proposal, masked, quota, config, noise):
-    """The quota, largest lead of the first candidate over the second first (Kim et al., arXiv 2502.06768)."""
+    """A fixed number per step, those furthest ahead of their second candidate first (arXiv 2502.06768)."""
     return best(proposal.margin(), masked, quota)
 
 
 @strategy
 def factor(proposal, masked, quota, config, noise):
-    """The largest n with (n + 1)(1 - c_n) < factor, c_n the n-th confidence, at least the quota (Fast-dLLM)."""
+    """More tokens at once, the surer they are together (Fast-dLLM, arXiv 2505.22618).
+
+    The largest n with (n + 1)(1 - c_n) < factor, c_n the n-th highest confidence, but at least the quota.
+    """
     ordered = proposal.confidence.masked_fill(~masked, -torch.inf).sort(dim=-1, descending=True).values
     n = torch.arange(1, ordered.shape[-1] + 1, device=ordered.device)
     allowed = ((n + 1) * (1 - ordered) < config.factor) & ordered.isfinite()
@@ -119,12 +127,12 @@ def factor(proposal, masked, quota, config, noise):
 
 @strategy
 def random(proposal, masked, quota, config, noise):
-    """The quota at random, the order of masked diffusion itself."""
+    """A fixed number per step, at random: the order masked diffusion is trained on."""
     return best(noise().expand(masked.shape), masked, quota)
 
 
 @strategy
 def left_to_right(proposal, masked, quota, config, noise):
-    """The quota in reading order."""
+    """A fixed number per step, in reading order."""
     positions = torch.arange(masked.shape[-1], device=masked.device, dtype=torch.float32)
     return best(-positions.expand(masked.shape), masked, quota)
