@@ -98,13 +98,10 @@ class Desk:
         if self.sessions.is_current(visitor, run):
             yield self._finished(run, asked)
 
-    def example(
-        self, visitor: str, index: int, kept: list[dict], settings: dict, rest: float
-    ) -> Iterator[dict[str, Any]]:
+    def example(self, visitor: str, index: int, kept: list[dict], settings: dict, rest: float) -> Iterator[dict]:
         """Start a new conversation with an example."""
-        example = self.examples[index]
-        picture = str(EXAMPLES / example["image"])
-        yield from self.ask(visitor, example["question"], picture, [], kept, settings, rest)
+        question, picture = self.examples[index]["question"], str(EXAMPLES / self.examples[index]["image"])
+        yield from self.ask(visitor, question, picture, [], kept, settings, rest)
 
     def missing_steps(self, asked: dict[str, Any]) -> dict[str, Any] | None:
         """What a page that has `asked["have"]` steps of the run `asked["run"]` lacks; None when it is not kept."""
@@ -136,7 +133,9 @@ class Desk:
 
     def _shown_event(self, run: Run, event: Event, asked: list[dict]) -> dict[str, Any]:
         if isinstance(event, Waiting):
-            return {"canvas": protocol.waiting_message(run.id, event.before)}
+            stoppable = {} if run.waiting else {"box": gr.MultimodalTextbox(submit_btn=False, stop_btn=True)}
+            run.waiting = True
+            return {"canvas": protocol.waiting_message(run.id, event.before), **stoppable}
         run.trace = event.trace
         if isinstance(event, Stepped):
             return {"canvas": protocol.step_message(run.id, run.trace, event.vocabulary)}
@@ -145,9 +144,8 @@ class Desk:
                 "canvas": protocol.header_message(run.id, run.trace),
                 "chat": look.transcript([*asked, {"role": "assistant", "text": "…"}]),
                 "box": gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True),
-                "ask_notice": "",
-                "settings_notice": "",
-            }
+                "ask_notice": "", "settings_notice": "",
+            }  # fmt: skip
         return {}
 
     def _finished(self, run: Run, asked: list[dict]) -> dict[str, Any]:
@@ -238,7 +236,7 @@ def conversation(desk: Desk, recorded: DenoisingTrace | None) -> tuple:
     fresh = gr.Button("New conversation", size="sm", render=False)
     chat = gr.Chatbot(
         look.transcript(recorded_turns(desk, recorded)) if recorded else None, elem_id="dvl-chat", label="Conversation",
-        show_label=False, height=344, render_markdown=False, buttons=["copy", fresh], feedback_options=None,
+        show_label=False, height=344, render_markdown=False, buttons=[fresh], feedback_options=None,
         placeholder="Drop a picture below and ask about it, or click an example.",
     )  # fmt: skip
     box = gr.MultimodalTextbox(
@@ -404,7 +402,11 @@ def routes(desk: Desk) -> list[Route | Mount]:
 
 
 def load_examples() -> tuple[list[dict[str, str]], DenoisingTrace | None]:
-    """The example questions, and the recorded run; either may be absent."""
+    """The example questions, and the recorded run; either may be absent.
+
+    The run was recorded with `python -m dvl_core.generate --model assets/tinyvl --image assets/examples/shapes.png
+    --prompt "Describe the picture." --trace assets/examples/recorded.json`.
+    """
     listed, recorded = EXAMPLES / "examples.json", EXAMPLES / "recorded.json"
     examples = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
     return examples, DenoisingTrace.load(recorded) if recorded.is_file() else None
@@ -438,7 +440,8 @@ def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
         server_name=options.host, server_port=options.port, share=options.share,
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
         head=f"<style>{player.CSS}{look.PAGE_CSS}</style>", js=look.NARROW_SCRIPT, footer_links=["api"],
-        run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb", app_kwargs={"routes": routes(desk)},
+        run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb",
+        app_kwargs={"routes": routes(desk)},
     )  # fmt: skip
 
 

@@ -20,11 +20,12 @@ SHOWN_SIDE = 1024  # longest side of a picture as the page shows it, in pixels
 
 @dataclass
 class Run:
-    """One run: its id, its growing trace once it has begun, and the wish to stop it."""
+    """One run: its id, its growing trace once it has begun, whether it had to wait, and the wish to stop it."""
 
     id: str
     stop: threading.Event = field(default_factory=threading.Event)
     trace: DenoisingTrace | None = None
+    waiting: bool = False
 
 
 class Sessions:

@@ -371,11 +371,10 @@ def test_a_strategy_shows_its_own_parameter_only(visit):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_a_phone_shows_everything_without_scrolling_sideways(visit, scheme):
     page = visit(width=390, height=844, has_touch=True, is_mobile=True, color_scheme=scheme)
-    slow_motion(page, 0) if page.get_by_label("number input for Slow motion").is_visible() else None
+    sync_api.expect(page.get_by_label("Block size", exact=True)).to_be_hidden()  # the settings are folded
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
     chat, canvas = (page.locator(s).bounding_box() for s in ("#dvl-chat", ".dvl-canvas"))
     assert chat["y"] < canvas["y"]
-    assert page.get_by_label("Block size", exact=True).is_hidden()  # the settings are folded
     seek(page, 3)
     page.wait_for_selector(".dvl-cell[data-state=masked]")
     assert page.locator(".dvl-cell[data-state=masked] .dvl-tok").first.bounding_box()["height"] >= 32

@@ -80,7 +80,8 @@ def test_the_trace_keeps_a_small_copy_of_the_picture_and_its_grid(engine):
     (image,) = trace.images
     assert (image.width, image.height) == (900, 600) and len(image.sha256) == 64
     assert image.data.startswith("data:image/jpeg;base64,") and len(image.data) < 40_000
-    assert image.box == [0.0, -150.0, 900.0, 750.0]  # the bundled model pads to a square
+    left, top, right, bottom = image.box  # the bundled model pads to a square, perhaps with a margin
+    assert left <= 0 and top <= -150 and right - left == bottom - top >= 900 and image.grid[0] == image.grid[1]
     assert DenoisingTrace.from_json(trace.to_json()) == trace
 
 

@@ -23,7 +23,12 @@ watch("value", () => { sentence.textContent = props.value || ""; });"""
 
 # On a phone the settings start folded: chat first, the canvas under it.
 NARROW_SCRIPT = """() => {
-  if (matchMedia("(max-width: 700px)").matches) document.querySelector("#dvl-settings button.label-wrap")?.click();
+  const fold = (tries) => {
+    const button = document.querySelector("#dvl-settings button.label-wrap");
+    if (!button && tries) setTimeout(() => fold(tries - 1), 100);
+    else if (button && button.classList.contains("open")) button.click();
+  };
+  if (matchMedia("(max-width: 700px)").matches) fold(50);
 }"""
 
 PAGE_CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")

@@ -6,6 +6,8 @@
 function createHeatmap(canvas, hint, seek) {
   const GUTTER = 34;
   const AXIS = 18;
+  const sheet = document.createElement("canvas"); // every step that is known, drawn once
+  let drawn = "";
   let view = null;
   let layout = null;
 
@@ -23,11 +25,15 @@ function createHeatmap(canvas, hint, seek) {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     const colours = readColours();
-    paintSteps(pen, colours);
+    const key = [view.run.id, view.have, width, height, ratio, colours.ink].join();
+    if (drawn !== key) paintSteps(colours, width, height, ratio);
+    drawn = key;
+    paintKnown(pen, width, height, ratio);
     paintBounds(pen, colours);
     paintCursor(pen, colours);
     paintAxes(pen, colours);
-    canvas.setAttribute("aria-label", summary());
+    if (canvas.dataset.known !== view.run.id + view.have) canvas.setAttribute("aria-label", summary());
+    canvas.dataset.known = view.run.id + view.have;
   }
 
   // Columns keep their width while a run goes on; when it is over, the blocks that were never opened are cut.
@@ -54,23 +60,42 @@ function createHeatmap(canvas, hint, seek) {
   const x = (position) => GUTTER + position * layout.columnWidth;
   const y = (step) => step * layout.rowHeight;
 
-  function paintSteps(pen, colours) {
-    const gap = layout.columnWidth > 4 ? 1 : 0;
-    const rowGap = layout.rowHeight > 4 ? 1 : 0;
+  function paintSteps(colours, width, height, ratio) {
+    sheet.width = Math.round(width * ratio);
+    sheet.height = Math.round(height * ratio);
+    const pen = sheet.getContext("2d");
+    pen.scale(ratio, ratio);
+    const cellWidth = layout.columnWidth - (layout.columnWidth > 4 ? 1 : 0);
+    const cellHeight = layout.rowHeight - (layout.rowHeight > 4 ? 1 : 0);
+    const dot = layout.columnWidth >= 4 && layout.rowHeight >= 6 ? Math.min(4, layout.columnWidth - 3) : 0;
     for (let i = 0; i < view.have; i += 1) {
       const step = view.run.steps[i];
-      const revealed = new Set(step.revealed);
-      pen.globalAlpha = i < view.cursor ? 1 : 0.25;
       step.masked.forEach((position, j) => {
         pen.fillStyle = colours.scale[Math.min(8, Math.max(0, Math.round(step.confidences[j] * 8)))];
-        pen.fillRect(x(position), y(step.step), layout.columnWidth - gap, layout.rowHeight - rowGap);
-        if (!revealed.has(position) || layout.columnWidth < 4 || layout.rowHeight < 6) return;
-        const size = Math.min(4, layout.columnWidth - 3);
-        pen.fillStyle = colours.surface;
-        pen.fillRect(x(position) + (layout.columnWidth - gap - size) / 2, y(step.step) + (layout.rowHeight - rowGap - size) / 2, size, size);
+        pen.fillRect(x(position), y(step.step), cellWidth, cellHeight);
       });
+      pen.fillStyle = colours.surface;
+      for (const position of dot ? step.revealed : []) {
+        pen.fillRect(x(position) + (cellWidth - dot) / 2, y(step.step) + (cellHeight - dot) / 2, dot, dot);
+      }
     }
+  }
+
+  // Steps up to the scrubber at full strength, later ones dimmed.
+  function paintKnown(pen, width, height, ratio) {
+    const copy = (left, top, w, h) => {
+      if (w > 0 && h > 0) pen.drawImage(sheet, left * ratio, top * ratio, w * ratio, h * ratio, left, top, w, h);
+    };
+    pen.globalAlpha = 0.25;
+    copy(0, 0, width, height);
     pen.globalAlpha = 1;
+    const step = view.cursor ? view.run.steps[view.cursor - 1] : null;
+    if (!step) return;
+    const [start, end] = step.span;
+    pen.clearRect(0, 0, x(start), height);
+    copy(0, 0, x(start), height);
+    pen.clearRect(x(start), 0, x(end) - x(start), y(step.step + 1));
+    copy(x(start), 0, x(end) - x(start), y(step.step + 1));
   }
 
   function paintBounds(pen, colours) {
@@ -148,7 +173,7 @@ function createHeatmap(canvas, hint, seek) {
     if (hit) seek(hit.index + 1);
   });
   new ResizeObserver(() => { if (view) draw(view); }).observe(canvas.parentElement);
-  new MutationObserver(() => { if (view) draw(view); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
+  new MutationObserver(() => { drawn = ""; if (view) draw(view); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });
 
   return { draw };
 }

@@ -18,6 +18,7 @@ function createDiffusionPlayer(host, options) {
   let timer = null;          // replay
   let waiting = 0;           // visitors before the run that was asked for
   let frame = 0;
+  let reached = {};          // the state painted last, to go on from
   let cells = [];
   let keys = [];             // what each cell shows now, so that a paint touches changed cells only
   const retired = new Set(); // ids of runs that were replaced: their late messages are not for us
@@ -66,6 +67,7 @@ function createDiffusionPlayer(host, options) {
   }
 
   function loadTrace(trace, note) {
+    reached = {};
     run.header = trace;
     run.steps = trace.steps;
     run.total = trace.steps.length;
@@ -118,27 +120,34 @@ function createDiffusionPlayer(host, options) {
 
   // -- the state at a step --
 
+  // Ids and confidences after `count` steps. A step forward builds on the state before it.
   function stateAt(count) {
-    const length = run.header.length;
-    const state = { ids: new Array(length).fill(null), confidences: new Array(length).fill(null),
-                    fresh: new Set(), milliseconds: 0, last: count ? run.steps[count - 1] : null };
-    for (const [position, id] of run.header.given || []) state.ids[position] = id;
-    for (let i = 0; i < count; i += 1) {
+    const from = reached.run === run && reached.count <= count ? reached : blank();
+    for (let i = from.count; i < count; i += 1) {
       const step = run.steps[i];
-      state.milliseconds += step.milliseconds;
       const revealed = new Set(step.revealed);
+      from.milliseconds += step.milliseconds;
       step.masked.forEach((position, j) => {
-        state.ids[position] = revealed.has(position) ? step.proposals[j] : null;
-        state.confidences[position] = revealed.has(position) ? step.confidences[j] : null;
+        from.ids[position] = revealed.has(position) ? step.proposals[j] : null;
+        from.confidences[position] = revealed.has(position) ? step.confidences[j] : null;
       });
     }
-    if (state.last) state.fresh = new Set(state.last.revealed);
+    from.count = count;
+    reached = from;
+    const last = count ? run.steps[count - 1] : null;
     const stops = new Set(run.header.model.eos_token_ids || []);
-    state.isEnd = (id) => stops.has(id);
-    const end = state.ids.findIndex((id) => stops.has(id));
-    state.end = end < 0 ? length : end;
+    const end = from.ids.findIndex((id) => stops.has(id));
+    const state = { ...from, last, fresh: new Set(last ? last.revealed : []), isEnd: (id) => stops.has(id) };
+    state.end = end < 0 ? run.header.length : end;
     state.answered = state.ids.slice(0, state.end).filter((id) => id !== null).length;
     return state;
+  }
+
+  function blank() {
+    const nothing = { run, count: 0, milliseconds: 0, ids: new Array(run.header.length).fill(null),
+                      confidences: new Array(run.header.length).fill(null) };
+    for (const [position, id] of run.header.given || []) nothing.ids[position] = id;
+    return nothing;
   }
 
   // Start of every block: as the steps say, and beyond them at the block size of the settings.
