@@ -32,7 +32,7 @@ from .pictures import (
 
 SPLITS = ("train", "test")
 KINDS = ("scene", "word", "chart", "sudoku")
-_KIND_WEIGHTS = (0.3, 0.3, 0.18, 0.22)
+KIND_SHARES = (0.3, 0.3, 0.18, 0.22)
 _DARK = tuple(c for c in COLOURS if c != "yellow")  # yellow characters on pale paper are hard to read
 
 
@@ -52,15 +52,18 @@ def rng_for(split: str, seed: int) -> random.Random:
     return random.Random(f"tinyworld/{split}/{seed}")
 
 
-def sample_picture(rng: random.Random, split: str, kind: str | None = None) -> Picture:
+def sample_picture(
+    rng: random.Random, split: str, kind: str | None = None, shares: tuple[float, ...] = KIND_SHARES
+) -> Picture:
     """Draw the content of a picture that belongs to `split`.
 
     Args:
         rng: random stream; advanced by the call.
         split: "train" or "test".
         kind: one of `KINDS`, or None to draw that too.
+        shares: how often each of `KINDS` is drawn then.
     """
-    kind = kind or rng.choices(KINDS, _KIND_WEIGHTS)[0]
+    kind = kind or rng.choices(KINDS, shares)[0]
     while True:
         picture = _SAMPLE[kind](rng)
         if split_of(picture) == split:

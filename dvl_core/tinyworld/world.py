@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .pictures import Picture
 from .questions import ABSENT, ask, tasks_of
-from .sampling import rng_for, sample_picture
+from .sampling import KIND_SHARES, rng_for, sample_picture
 
 Turns = tuple[tuple[str, str], ...]  # (question, answer) pairs of one conversation
 
@@ -41,16 +41,17 @@ def _some_task(rng: random.Random, picture: Picture) -> str:
     return rng.choice(tasks_of(picture))
 
 
-def sample(split: str, seed: int, conversations: int = 5) -> Sample:
+def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, ...] = KIND_SHARES) -> Sample:
     """The training sample of a seed: a picture and several conversations, a quarter of them with two turns.
 
     Args:
         split: "train" or "test".
         seed: any integer; the same seed gives the same sample everywhere.
         conversations: how many independent conversations to hold about the picture.
+        shares: how often each of `sampling.KINDS` is drawn.
     """
     rng = rng_for(split, seed)
-    picture = sample_picture(rng, split)
+    picture = sample_picture(rng, split, shares=shares)
     tasks = list(tasks_of(picture))
     rng.shuffle(tasks)
     tasks += [_some_task(rng, picture) for _ in range(max(0, conversations - len(tasks)))]

@@ -1,6 +1,6 @@
 """Trains the bundled model end to end from a seed: vision warm-up, autoregressive parent, diffusion conversion.
 
-    python -m dvl_core.training.bundled --out runs/tiny --minutes 8,35,20
+    python -m dvl_core.training.bundled --out runs/tiny --minutes 7,33,26
 
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
 until `--samples` are seen, whichever comes first.
@@ -23,6 +23,7 @@ from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from ..tinyworld.labels import HEADS, MARGIN
 from ..tinyworld.pictures import CANVAS
+from ..tinyworld.sampling import KIND_SHARES
 from ..tinyworld.tokenizer import MASK, PICTURE, TURN_END, build_tokenizer
 from .data import TASK_NAMES, StageData, loader
 from .optimizer import MuonAdamW
@@ -38,7 +39,7 @@ class Stage:
 
     minutes: wall-clock budget; samples: upper bound on pictures; length: tokens per packed row; muon_lr, adam_lr:
     peak learning rates; vision_scale: their factor for the vision tower; decay_from: share of the stage after which
-    the learning rate falls linearly.
+    the learning rate falls linearly; first_seed: of the samples; shares: of the kinds of pictures.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Stage:
     vision_scale: float = 1.0
     decay_from: float = 0.5
     first_seed: int = 0
+    shares: tuple[float, ...] = KIND_SHARES
 
     def __post_init__(self) -> None:
         for field in ("minutes", "samples", "batch", "muon_lr", "adam_lr"):
@@ -110,7 +112,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     model.train()
     optimizer = MuonAdamW(list(module.named_parameters()), stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = torch.compile(module) if compiled else module
-    data = StageData(stage.name, stage.batch, stage.length, stage.first_seed, picture_tokens=PICTURE_TOKENS)
+    data = StageData(stage.name, stage.batch, stage.length, stage.first_seed, picture_tokens=PICTURE_TOKENS,
+                     shares=stage.shares)
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally()
     for step, batch in enumerate(loader(data, tokenizer)):
         minutes = (time.monotonic() - began) / 60
@@ -233,7 +236,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
-    parser.add_argument("--minutes", default="8,35,20", help="wall-clock budget of the three stages")
+    parser.add_argument("--minutes", default="7,33,26", help="wall-clock budget of the three stages")
     parser.add_argument("--seed", type=int, default=0, help="of the weights; the samples' seeds are fixed")
     parser.add_argument("--from", dest="start", default="vision", choices=("vision", "autoregressive", "diffusion"),
                         help="start at this stage, from the checkpoint of the stage before it in --out")
@@ -247,7 +250,7 @@ def main(arguments: list[str] | None = None) -> None:
         Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, adam_lr=2e-3, decay_from=0.4),
         Stage("autoregressive", minutes[1], 1_000_000, vision_scale=0.3, first_seed=1_000_000),
         Stage("diffusion", minutes[2], 500_000, length=256, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.3,
-              decay_from=0.4, first_seed=3_000_000),
+              decay_from=0.4, first_seed=3_000_000, shares=(0.38, 0.32, 0.12, 0.18)),  # the harder kinds more often
     ]
     names = [stage.name for stage in stages]
     start = names.index(options.start)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..processing.qwen_vl import CLIP_MEAN_COLOR, resize_with_margin
 from ..tinyworld.labels import MARGIN, patch_labels
 from ..tinyworld.pictures import CANVAS, draw
+from ..tinyworld.sampling import KIND_SHARES
 from ..tinyworld.world import TASKS, sample
 from .noise import noise_levels
 from .packing import IGNORE, Packer
@@ -33,6 +34,7 @@ class StageData:
     picture_tokens: int = 36
     block_size: int = 8
     lowest_noise: float = 0.1
+    shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
 
     def __post_init__(self) -> None:
         if self.stage not in ("vision", "autoregressive", "diffusion"):
@@ -67,7 +69,7 @@ class TinyWorldBatches(IterableDataset):
             yield batch
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
-        drawn = sample("train", seed, self.data.conversations)
+        drawn = sample("train", seed, self.data.conversations, self.data.shares)
         row = {"pictures": picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)])}
         if packer is None:
             return row | patch_labels(drawn.picture)
