@@ -252,8 +252,8 @@ def conversation(desk: Desk, recorded: DenoisingTrace | None) -> tuple:
 
 
 def denoising_canvas(desk: Desk, recorded: DenoisingTrace | None) -> gr.HTML:
-    hint = "A recorded run. Click an example, or drop a picture and ask."
-    message = protocol.trace_message(RECORDED, recorded, hint) if recorded else None
+    hint = "A recorded run of {}. Click an example, or drop a picture and ask."
+    message = protocol.trace_message(RECORDED, recorded, hint.format(recorded.model["name"])) if recorded else None
 
     def missing_steps(asked: dict) -> dict[str, Any] | None:  # gradio wants a function, and gives it one value
         return desk.missing_steps(asked)
@@ -280,7 +280,7 @@ def setting_controls(desk: Desk) -> tuple[dict[str, Any], gr.Slider]:
         )
 
     with gr.Row():
-        number("block_size", f"Tokens denoised together; trained with {desk.engine.trained_block_size}.")
+        number("block_size", f"Tokens denoised together; this model was trained with {desk.engine.trained_block_size}.")
         number("steps", "Fewer is faster; as many as the block has tokens is most careful.")
         number("max_new_tokens", f"Longest answer in tokens, up to {longest}.")
         slider("temperature", 0, 2, 0.05, "0 takes the likeliest token, above 0 samples.")

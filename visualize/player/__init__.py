@@ -10,5 +10,5 @@ _HERE = Path(__file__).parent
 
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
 CSS = css_variables() + (_HERE / "player.css").read_text(encoding="utf-8")
-SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("heatmap.js", "player.js"))
+SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("text.js", "heatmap.js", "player.js"))
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")

@@ -1,6 +1,6 @@
 // The heatmap inside the player: confidence of every proposal, answer position across, step of the block down.
 //
-// createHeatmap(canvas, hint, seek).draw({run, have, cursor, bounds, tokenText}) paints what is known, dims what
+// createHeatmap(canvas, hint, seek).draw({run, have, cursor, bounds, steps, tokenText}) paints what is known, dims what
 // lies after the scrubber, frames the row of the current step, and dots the cell in which a token was revealed.
 
 function createHeatmap(canvas, hint, seek) {
@@ -40,7 +40,7 @@ function createHeatmap(canvas, hint, seek) {
   function plan(width) {
     const { run, have } = view;
     let opened = 1;
-    let rows = Math.min(64, run.header.settings.steps || 1);
+    let rows = Math.min(64, view.steps);
     for (let i = 0; i < have; i += 1) {
       opened = Math.max(opened, run.steps[i].span[1]);
       rows = Math.max(rows, run.steps[i].step + 1);
@@ -99,6 +99,8 @@ function createHeatmap(canvas, hint, seek) {
   }
 
   function paintBounds(pen, colours) {
+    const [, second, third] = view.bounds;
+    if ((third - second) * layout.columnWidth < 10) return; // bars that close say nothing
     pen.strokeStyle = colours.muted;
     pen.setLineDash([1, 2]);
     pen.beginPath();

@@ -111,13 +111,6 @@ function createDiffusionPlayer(host, options) {
     setTimeout(() => { asked.fetching = false; if (asked === run) advance(); }, 120);
   }
 
-  // -- vocabulary: bytes, so that a character spread over several tokens shows properly --
-
-  function entryBytes(entry) {
-    if (typeof entry === "string") return new TextEncoder().encode(entry);
-    return Uint8Array.from(entry.hex.match(/../g) || [], (pair) => parseInt(pair, 16));
-  }
-
   // -- the state at a step --
 
   // Ids and confidences after `count` steps. A step forward builds on the state before it.
@@ -150,13 +143,19 @@ function createDiffusionPlayer(host, options) {
     return nothing;
   }
 
+  // An autoregressive model reveals token by token, whatever its settings say.
+  function blockShape() {
+    if (run.header.model.kind === "autoregressive") return { size: 1, steps: 1 };
+    return { size: Math.max(1, run.header.settings.block_size || 1), steps: Math.max(1, run.header.settings.steps || 1) };
+  }
+
   // Start of every block: as the steps say, and beyond them at the block size of the settings.
   function blockStarts() {
     const starts = new Map();
     for (let i = 0; i < known(); i += 1) starts.set(run.steps[i].block, run.steps[i].span);
     const spans = [...starts.values()].sort((a, b) => a[0] - b[0]);
     const bounds = spans.map((span) => span[0]);
-    const size = Math.max(1, run.header.settings.block_size || 1);
+    const size = blockShape().size;
     let next = spans.length ? spans[spans.length - 1][1] : 0;
     if (!spans.length) {
       // Blocks are aligned to the prompt, whose tail shares the first one.
@@ -165,48 +164,6 @@ function createDiffusionPlayer(host, options) {
     }
     for (; next < run.header.length; next += size) bounds.push(next);
     return bounds;
-  }
-
-  // Text of every settled cell. Neighbouring tokens are joined until their bytes are whole characters; the
-  // first cell of such a group carries the text. A part whose other half is still masked is marked as partial.
-  function texts(state) {
-    const out = state.ids.map(() => ({ text: "", partial: false }));
-    let group = [];
-    let bytes = [];
-    const close = (waiting) => {
-      if (!group.length) return;
-      const tail = waiting ? incomplete(bytes) : 0;
-      out[group[0]].text = new TextDecoder().decode(Uint8Array.from(tail ? bytes.slice(0, -tail) : bytes));
-      if (tail) out[group[group.length - 1]].partial = true;
-      group = [];
-      bytes = [];
-    };
-    state.ids.forEach((id, position) => {
-      if (id === null || state.isEnd(id)) return close(id === null);
-      let piece = [...(run.vocabulary.get(id) || [])];
-      if (!group.length && position > 0 && state.ids[position - 1] === null) {
-        const whole = piece.findIndex((byte) => (byte & 0xc0) !== 0x80);
-        if (whole !== 0 && piece.length) out[position].partial = true;
-        piece = whole < 0 ? [] : piece.slice(whole);
-      }
-      if (group.length && piece.length && (piece[0] & 0xc0) !== 0x80) close(false); // the character never came
-      group.push(position);
-      bytes.push(...piece);
-      if (!incomplete(bytes)) close(false);
-    });
-    close(false);
-    return out;
-  }
-
-  // How many bytes at the end begin a UTF-8 character that is not complete.
-  function incomplete(bytes) {
-    for (let back = 1; back <= Math.min(3, bytes.length); back += 1) {
-      const byte = bytes[bytes.length - back];
-      if ((byte & 0xc0) === 0x80) continue;
-      const needed = byte >= 0xf0 ? 4 : byte >= 0xe0 ? 3 : byte >= 0xc0 ? 2 : 1;
-      return needed > back ? back : 0;
-    }
-    return 0;
   }
 
   // -- painting --
@@ -231,7 +188,9 @@ function createDiffusionPlayer(host, options) {
     paintCounters(state, bounds);
     paintControls(have);
     paintLinks();
-    heat.draw({ run, have, cursor, bounds, tokenText: (id) => new TextDecoder().decode(run.vocabulary.get(id) || new Uint8Array()) });
+    const tokenText = (id) => new TextDecoder().decode(run.vocabulary.get(id) || new Uint8Array());
+    heat.draw({ run, have, cursor, bounds, steps: blockShape().steps, tokenText });
+    root.dataset.kind = run.header.model.kind;
     root.dataset.complete = complete;
     root.dataset.playing = timer !== null;
     root.dataset.following = following;
@@ -241,7 +200,7 @@ function createDiffusionPlayer(host, options) {
   function noteText() {
     if (waiting) return "Waiting: " + waiting + (waiting === 1 ? " visitor is" : " visitors are") + " before you.";
     if (run.recorded || !run.header) return run.note;
-    if (run.total === null) return run.steps.length ? "Denoising …" : "Reading the picture and the question …";
+    if (run.total === null) return run.steps.length ? "Answering …" : "Reading the question …";
     if (run.reason === "stopped") return "Stopped after step " + run.total + "; what was there is kept.";
     if (run.reason === "length") return "Finished: the answer reached its full length of " + run.header.length + " tokens.";
     return "Finished: the model ended its answer.";
@@ -249,7 +208,7 @@ function createDiffusionPlayer(host, options) {
 
   function paintCells(state, bounds, complete) {
     if (cells.length !== run.header.length || cells.run !== run.id) buildCells();
-    const shown = texts(state);
+    const shown = cellTexts(state.ids, run.vocabulary, state.isEnd);
     const active = state.last ? state.last.block : 0;
     const first = new Set(bounds);
     let block = -1;
@@ -336,9 +295,9 @@ function createDiffusionPlayer(host, options) {
     const last = state.last;
     const prefill = run.header.prefill_milliseconds || run.prefill;
     const seconds = (prefill + state.milliseconds) / 1000;
-    const perBlock = run.header.settings.steps;
+    const perBlock = blockShape().steps;
     slot["block"].textContent = (last ? last.block + 1 : 1) + " of " + bounds.length;
-    slot["step"].textContent = last ? last.step + 1 + " of " + Math.max(perBlock || 1, last.step + 1) : "0 of " + (perBlock || "–");
+    slot["step"].textContent = last ? last.step + 1 + " of " + Math.max(perBlock, last.step + 1) : "0 of " + perBlock;
     slot["forwards"].textContent = last ? last.forwards : "–";
     slot["per-forward"].textContent = cursor ? (state.answered / cursor).toFixed(2) : "–";
     slot["per-second"].textContent = cursor && seconds > 0 ? Math.round(state.answered / seconds) : "–";
