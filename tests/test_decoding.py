@@ -8,7 +8,7 @@ from transformers.generation.streamers import BaseStreamer
 
 from dvl_core import Canvas, DecodingConfig, Observe
 from dvl_core.decoding import STRATEGIES
-from dvl_core.models.attention import block_causal_mask
+from dvl_core.decoding.masks import block_causal_mask
 from dvl_core.recorder import TraceRecorder
 
 KNOBS = dict(threshold=0.3, entropy_bound=2.0, factor=2.0, top_p=0.95)

@@ -7,7 +7,7 @@ from transformers import AutoModelForImageTextToText
 
 import dvl_core  # noqa: F401
 from dvl_core import DecodingConfig
-from dvl_core.models.attention import block_causal_mask
+from dvl_core.decoding.masks import block_causal_mask
 
 EVERY = {"tied": 12, "untied": 12, "eos": 3, "maskgen": 3, "alias": 3, "odd": 2}
 

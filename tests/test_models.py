@@ -11,8 +11,8 @@ from tiny import IMAGE, tiny_config, tiny_model
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLForConditionalGeneration
 
 import dvl_core
+from dvl_core.decoding.masks import block_causal_mask
 from dvl_core.models import DiffusionVLQwenVLForConditionalGeneration
-from dvl_core.models.attention import block_causal_mask
 from dvl_core.models.checkpoint import CheckpointError
 
 

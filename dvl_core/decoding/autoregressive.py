@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.attention import block_causal_mask
 from .cache import BlockCache
 from .config import DecodingConfig
+from .masks import block_causal_mask
 from .observe import AttentionProbe, Observe, observations, run_observed
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise

@@ -20,11 +20,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..models.attention import block_causal_mask
 from .board import Board
 from .cache import BlockCache
 from .canvas import Canvas
 from .config import DecodingConfig
+from .masks import block_causal_mask
 from .observe import AttentionProbe, Observe, observations, run_observed
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise

@@ -16,9 +16,9 @@ from ..decoding.block import denoise
 from ..decoding.canvas import Canvas
 from ..decoding.config import DecodingConfig
 from ..decoding.generate import GenerateOutput, generate
+from ..decoding.masks import block_causal_mask
 from ..decoding.observe import Observe
 from ..decoding.step import DenoisingStep
-from .attention import as_layer_masks, block_causal_mask
 from .checkpoint import check_tensors
 
 # Releases of transformers before 5.24 call the decoder's cache argument `past_key_values`.
@@ -80,7 +80,7 @@ class BlockDiffusionMixin:
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         output = self.decoder(
             inputs_embeds=inputs_embeds,
-            attention_mask=as_layer_masks(mask),
+            attention_mask={"full_attention": mask, "sliding_attention": mask},
             position_ids=position_ids,
             use_cache=cache is not None,
             **{_CACHE: cache},

@@ -1,4 +1,4 @@
-"""Block-causal attention masks as pure functions. True = may attend."""
+"""The attention mask of inference as a pure function. True = may attend."""
 
 from __future__ import annotations
 
@@ -13,8 +13,3 @@ def block_causal_mask(length: int, block_size: int, device: torch.device | str |
     """
     block = torch.arange(length, device=device) // block_size
     return block[:, None] >= block[None, :]
-
-
-def as_layer_masks(mask: Tensor | None) -> dict[str, Tensor | None]:
-    """The form in which decoder layers of transformers take one mask for all kinds of layer."""
-    return {"full_attention": mask, "sliding_attention": mask}
