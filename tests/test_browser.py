@@ -117,9 +117,7 @@ def test_a_recorded_run_plays_before_anybody_asks(visit):
     assert data(page)["playing"] == "true"
     assert page.locator(".dvl-strip button").count() == len(EXAMPLES)
     assert "recorded run" in page.locator(".dvl-note").text_content()
-    assert page.evaluate(
-        "[...document.querySelectorAll('.dvl-strip img')].every((i) => i.complete && i.naturalWidth > 0)"
-    )
+    page.wait_for_function("[...document.querySelectorAll('.dvl-strip img')].every((i) => i.naturalWidth > 0)")
 
 
 def test_reduced_motion_shows_the_finished_run_at_once(visit):
@@ -332,6 +330,7 @@ def test_two_visitors_have_their_own_runs(visit):
     one, two = visit(), visit()
     for page, index in ((one, 0), (two, 2)):
         slow_motion(page, 0.05)
+        set_number(page, "Answer length", 24)
         click_example(page, index)
     for page, index in ((one, 0), (two, 2)):
         finish(page)

@@ -89,7 +89,7 @@ function createDiffusionPlayer(host, options) {
   function advance() {
     const have = known();
     const expected = run.total === null ? run.heard : run.total;
-    if (!run.recorded && (have < expected || (expected > 0 && !run.header))) fetchMissing(have);
+    if (!run.recorded && (have < expected || !run.header)) fetchMissing(have);
     if (following && !timer) cursor = have;
     schedule();
   }
@@ -149,19 +149,13 @@ function createDiffusionPlayer(host, options) {
     return { size: Math.max(1, run.header.settings.block_size || 1), steps: Math.max(1, run.header.settings.steps || 1) };
   }
 
-  // Start of every block: as the steps say, and beyond them at the block size of the settings.
+  // Start of every block. Blocks are aligned to the prompt, whose tail shares the first one.
   function blockStarts() {
-    const starts = new Map();
-    for (let i = 0; i < known(); i += 1) starts.set(run.steps[i].block, run.steps[i].span);
-    const spans = [...starts.values()].sort((a, b) => a[0] - b[0]);
-    const bounds = spans.map((span) => span[0]);
-    const size = blockShape().size;
-    let next = spans.length ? spans[spans.length - 1][1] : 0;
-    if (!spans.length) {
-      // Blocks are aligned to the prompt, whose tail shares the first one.
-      bounds.push(0);
-      next = size - (((run.header.prompt || {}).num_tokens || 0) % size);
-    }
+    const { size } = blockShape();
+    const step = run.steps[0];
+    let next = size - (((run.header.prompt || {}).num_tokens || 0) % size);
+    if (step) next = step.block ? step.span[0] - (step.block - 1) * size : step.span[1];
+    const bounds = [0];
     for (; next < run.header.length; next += size) bounds.push(next);
     return bounds;
   }
@@ -315,7 +309,8 @@ function createDiffusionPlayer(host, options) {
     slot["time"].textContent = cursor + " / " + have;
     for (const button of root.querySelectorAll("[data-act]")) {
       const act = button.dataset.act;
-      button.disabled = !have || ((act === "first" || act === "back") && cursor === 0) || ((act === "forward" || act === "last") && cursor === have);
+      const idle = { first: cursor === 0, back: cursor === 0, forward: cursor === have, last: cursor === have }[act];
+      button.setAttribute("aria-disabled", Boolean(idle || !have)); // not `disabled`, which would take the focus away
       if (act === "play") button.setAttribute("aria-label", timer ? "Pause" : "Play");
     }
     paintMarks(have);
@@ -342,7 +337,8 @@ function createDiffusionPlayer(host, options) {
     const mode = document.body.classList.contains("dark") ? "?mode=dark" : "";
     for (const name of ["png", "json"]) if (slot[name].getAttribute("href") !== links[name]) slot[name].href = links[name];
     const figure = slot["details"].open ? links.png + mode : "";
-    if ((slot["figure"].getAttribute("src") || "") !== figure) slot["figure"].src = figure;
+    if (!figure) slot["figure"].removeAttribute("src");
+    else if (slot["figure"].getAttribute("src") !== figure) slot["figure"].src = figure;
   }
 
   function seek(step) {
@@ -394,7 +390,7 @@ function createDiffusionPlayer(host, options) {
   root.addEventListener("keydown", (event) => {
     if (event.altKey || event.ctrlKey || event.metaKey || /SELECT|INPUT/.test(event.target.tagName)) return;
     const key = { ArrowLeft: "back", ArrowRight: "forward", Home: "first", End: "last" }[event.key]
-      || (event.key === " " && event.target.tagName !== "BUTTON" ? "play" : null);
+      || (event.key === " " && !event.target.closest("button, summary, a") ? "play" : null);
     if (!key) return;
     event.preventDefault();
     actions[key]();
