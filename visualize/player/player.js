@@ -53,6 +53,7 @@ function createDiffusionPlayer(host, options) {
   }
 
   function merge(message) {
+    if (message.header && !run.header) bringIntoView();
     if (message.header) run.header = message.header;
     if (message.prefill_milliseconds) run.prefill = message.prefill_milliseconds;
     for (const [id, entry] of Object.entries(message.vocabulary || {})) run.vocabulary.set(Number(id), entryBytes(entry));
@@ -64,6 +65,12 @@ function createDiffusionPlayer(host, options) {
       run.reason = message.done.reason;
       slot["spoken"].textContent = "Finished after " + run.total + " steps.";
     }
+  }
+
+  // On a phone the canvas lies below the question: whoever asked gets to see the answer form.
+  function bringIntoView() {
+    const top = slot["canvas"].getBoundingClientRect().top;
+    if (top > innerHeight - 120) root.scrollIntoView({ behavior: reducedMotion.matches ? "auto" : "smooth", block: "start" });
   }
 
   function loadTrace(trace, note) {
