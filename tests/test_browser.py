@@ -11,6 +11,7 @@ from page_server import ROOT, page_url
 from traces import made_up_trace
 
 from visualize.player import protocol
+from visualize.theme import LIGHT
 
 CHROMIUM = next(
     filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
@@ -147,6 +148,33 @@ def test_an_example_streams_every_step_and_shows_what_the_trace_holds(visit):
     }
     assert counters["block"].startswith(f"{last['block'] + 1} of ") and counters["forwards"] == str(last["forwards"])
     assert counters["prefill"] == f"{round(trace['prefill_milliseconds'])} ms"
+
+
+def test_the_heatmap_shows_every_confidence_in_its_colour(visit):
+    page = visit()
+    slow_motion(page, 0)
+    click_example(page, 4)
+    finish(page)
+    trace = trace_of(page)
+    cells = [[s["step"], p, c] for s in trace["steps"] for p, c in zip(s["masked"], s["confidences"], strict=True)]
+    pixels = page.evaluate(
+        """(cells) => {
+            const canvas = document.querySelector("[data-slot=heat]");
+            const d = canvas.dataset, pen = canvas.getContext("2d");
+            return cells.map(([step, position]) => {
+                const x = Number(d.left) + (position + 0.5) * d.columnWidth, y = step * d.rowHeight + 2;
+                return [...pen.getImageData(Math.floor(x), y, 1, 1).data.slice(0, 3)];
+            });
+        }""",
+        cells,
+    )
+    cursor = trace["steps"][-1]  # the row the scrubber frames is drawn over
+    for (step, position, confidence), pixel in zip(cells, pixels, strict=True):
+        if step == cursor["step"] and position >= cursor["span"][0]:
+            continue
+        colour = LIGHT.scale[min(8, round(confidence * 8))]
+        expected = [int(colour[i : i + 2], 16) for i in (1, 3, 5)]
+        assert max(abs(a - b) for a, b in zip(pixel, expected, strict=True)) <= 12, (step, position, confidence)
 
 
 def test_scrubbing_back_shows_the_masks_of_that_step(visit):

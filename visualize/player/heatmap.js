@@ -25,13 +25,14 @@ function createHeatmap(canvas, hint, seek) {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     const colours = readColours();
-    const key = [view.run.id, view.have, width, height, ratio, colours.ink].join();
+    const key = [view.run.id, view.have, layout.columns, width, height, ratio, colours.ink].join();
     if (drawn !== key) paintSteps(colours, width, height, ratio);
     drawn = key;
     paintKnown(pen, width, height, ratio);
     paintBounds(pen, colours);
     paintCursor(pen, colours);
     paintAxes(pen, colours);
+    Object.assign(canvas.dataset, { left: GUTTER, columnWidth: layout.columnWidth, rowHeight: layout.rowHeight });
     if (canvas.dataset.known !== view.run.id + view.have) canvas.setAttribute("aria-label", summary());
     canvas.dataset.known = view.run.id + view.have;
   }
