@@ -40,16 +40,32 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def report(path: str, options: argparse.Namespace) -> dict:
-    """Evaluate one checkpoint; prints rows as they come unless --json."""
-    model, processor = load_model(path, device=options.device)
-    config = DecodingConfig(
-        block_size=options.block_size or model.config.bd3lm_block_size,
+def decoding_config(options: argparse.Namespace, block_size: int) -> DecodingConfig:
+    """The settings asked for; `block_size` where the options name none."""
+    return DecodingConfig(
+        block_size=block_size if options.block_size is None else options.block_size,
         steps=options.steps,
         strategy=options.strategy,
         threshold=options.threshold,
         max_new_tokens=options.max_new_tokens,
     )
+
+
+def check(options: argparse.Namespace) -> None:
+    """Refuse bad options before a model is loaded. Raises ValueError naming the option's value and range."""
+    decoding_config(options, 8)
+    for name in ("samples", "batch"):
+        if getattr(options, name) < 1:
+            raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
+    unknown = [] if options.tasks == "all" else [t for t in options.tasks.split(",") if t not in TASKS]
+    if unknown:
+        raise ValueError(f"task {unknown[0]!r} must be one of {', '.join(TASKS)}")
+
+
+def report(path: str, options: argparse.Namespace) -> dict:
+    """Evaluate one checkpoint; prints rows as they come unless --json."""
+    model, processor = load_model(path, device=options.device)
+    config = decoding_config(options, model.config.bd3lm_block_size)
     diffusion = model.config.enable_bd3lm
     if not options.json:
         print(f"{path}: {'block diffusion' if diffusion else 'autoregressive, greedy'}")
@@ -80,6 +96,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Entry point; 2 on bad options or a model that can't be loaded."""
     options = parse(arguments)
     try:
+        check(options)
         results = [report(path, options) for path in (options.model, options.parent) if path]
     except ValueError as error:
         print(f"evaluate: {error}", file=sys.stderr)

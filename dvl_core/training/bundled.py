@@ -1,9 +1,10 @@
-"""Trains the bundled model end to end from a seed: vision warm-up, autoregressive parent, diffusion conversion.
+"""Trains the bundled model end to end from a seed: vision warm-up, autoregressive parent, diffusion conversion, and a
+second, shorter leg of that with more scenes ("polish").
 
-    python -m dvl_core.training.bundled --out runs/tiny --minutes 7,33,26
+    python -m dvl_core.training.bundled --out runs/tiny --minutes 7,33,26,8
 
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
-until `--samples` are seen, whichever comes first.
+until it has seen its `samples`, whichever comes first.
 """
 
 from __future__ import annotations
@@ -104,7 +105,8 @@ class Log:
 
 def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: bool) -> None:
     """Train one stage in place; writes the model to `out`/<stage> every few minutes and at its end."""
-    diffusion = stage.name == "diffusion"
+    diffusion = stage.name in ("diffusion", "polish")
+    kind = "diffusion" if diffusion else stage.name
     if stage.name == "vision":
         module = VisionWarmup(model, HEADS)
     else:
@@ -112,7 +114,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     model.train()
     optimizer = MuonAdamW(list(module.named_parameters()), stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = torch.compile(module) if compiled else module
-    data = StageData(stage.name, stage.batch, stage.length, stage.first_seed, picture_tokens=PICTURE_TOKENS,
+    data = StageData(kind, stage.batch, stage.length, stage.first_seed, picture_tokens=PICTURE_TOKENS,
                      shares=stage.shares)
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally()
     for step, batch in enumerate(loader(data, tokenizer)):
@@ -121,7 +123,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
         if progress >= 1:
             break
         with torch.autocast("cpu", torch.bfloat16):
-            loss = _loss(forward, batch, stage.name, tally)
+            loss = _loss(forward, batch, kind, tally)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(stage.factor(progress, step))
@@ -236,9 +238,10 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
-    parser.add_argument("--minutes", default="7,33,26", help="wall-clock budget of the three stages")
+    parser.add_argument("--minutes", default="7,33,26,8", help="wall-clock budget of the four stages")
     parser.add_argument("--seed", type=int, default=0, help="of the weights; the samples' seeds are fixed")
-    parser.add_argument("--from", dest="start", default="vision", choices=("vision", "autoregressive", "diffusion"),
+    parser.add_argument("--from", dest="start", default="vision",
+                        choices=("vision", "autoregressive", "diffusion", "polish"),
                         help="start at this stage, from the checkpoint of the stage before it in --out")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     options = parser.parse_args(arguments)
@@ -251,6 +254,8 @@ def main(arguments: list[str] | None = None) -> None:
         Stage("autoregressive", minutes[1], 1_000_000, vision_scale=0.3, first_seed=1_000_000),
         Stage("diffusion", minutes[2], 500_000, length=256, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.3,
               decay_from=0.4, first_seed=3_000_000, shares=(0.38, 0.32, 0.12, 0.18)),  # the harder kinds more often
+        Stage("polish", minutes[3], 500_000, length=256, muon_lr=0.008, adam_lr=8e-4, vision_scale=0.3,
+              decay_from=0.2, first_seed=5_000_000, shares=(0.5, 0.18, 0.17, 0.15)),
     ]
     names = [stage.name for stage in stages]
     start = names.index(options.start)
