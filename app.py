@@ -404,8 +404,8 @@ def routes(desk: Desk) -> list[Route | Mount]:
 def load_examples() -> tuple[list[dict[str, str]], DenoisingTrace | None]:
     """The example questions, and the recorded run; either may be absent.
 
-    The run was recorded with `python -m dvl_core.generate --model assets/tinyvl --image assets/examples/shapes.png
-    --prompt "Describe the picture." --trace assets/examples/recorded.json`.
+    The run was recorded with `python -m dvl_core.generate --model assets/tinyvl --image assets/examples/chart.png
+    --prompt "Turn the chart into a table." --trace assets/examples/recorded.json`.
     """
     listed, recorded = EXAMPLES / "examples.json", EXAMPLES / "recorded.json"
     examples = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []

@@ -282,7 +282,7 @@ def test_hostile_text_is_shown_as_text(visit):
 
 
 def seek(page, step: int):
-    page.evaluate(f"{PLAYER}.seek({step})")
+    page.evaluate(f"{PLAYER}.pause(); {PLAYER}.seek({step})")
     page.wait_for_selector(f".dvl[data-cursor='{step}']")
 
 
