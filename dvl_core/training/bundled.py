@@ -5,6 +5,7 @@ second, shorter leg of that with more scenes ("polish").
 
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
 until it has seen its `samples`, whichever comes first.
+The bundled weights are the mean of the two conversion checkpoints, in `OUT`/bundled, stored in bfloat16.
 """
 
 from __future__ import annotations
@@ -272,6 +273,17 @@ def main(arguments: list[str] | None = None) -> None:
         p.numel() for p in model.model.visual.parameters()), tokens=len(tokenizer), seed=options.seed)
     for stage in stages[start:]:
         run_stage(model, tokenizer, stage, log, options.out, not options.no_compile)
+    average = averaged(options.out / "diffusion", options.out / "polish")
+    save(average.to(torch.bfloat16), tokenizer, options.out / "bundled", True)
+
+
+def averaged(*folders: Path) -> DiffusionVLQwenVLForConditionalGeneration:
+    """The mean of checkpoints of one run, weight by weight (model soups, arXiv 2203.05482)."""
+    models = [DiffusionVLQwenVLForConditionalGeneration.from_pretrained(f, dtype=torch.float32) for f in folders]
+    states = [model.state_dict() for model in models]
+    mean = {name: sum(state[name] for state in states) / len(states) for name in states[0]}
+    models[0].load_state_dict(mean)
+    return models[0]
 
 
 if __name__ == "__main__":
