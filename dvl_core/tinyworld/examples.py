@@ -34,14 +34,14 @@ class Example:
 
 
 EXAMPLES = (
-    Example("shapes.png", "Describe a scene", "scene", 5026, "caption", "Describe the picture."),
+    Example("shapes.png", "Describe a scene", "scene", 5028, "caption", "Describe the picture."),
     Example("place.png", "Look at one place", "scene", 5011, "place", "What is at the bottom right?"),
     Example("word.png", "Read a word", "word", 5001, "word", "What does it say?", word="CLOUD"),
     Example("backwards.png", "Read it backwards", "word", 5004, "reversed", "Read the word backwards.", word="WHALE"),
     Example("chart.png", "Chart to table", "chart", 5019, "table", "Turn the chart into a table."),
     Example("bars.png", "Find the tallest bar", "chart", 5004, "tallest", "Which bar is the tallest?"),
-    Example("sudoku.png", "Solve a sudoku", "sudoku", 5009, "sudoku", "Solve the sudoku."),
-    Example("puzzle.png", "A harder sudoku", "sudoku", 5038, "sudoku", "Solve the sudoku."),
+    Example("sudoku.png", "Solve a sudoku", "sudoku", 5001, "sudoku", "Solve the sudoku."),
+    Example("puzzle.png", "A harder sudoku", "sudoku", 5030, "sudoku", "Solve the sudoku."),
 )
 
 
