@@ -281,7 +281,8 @@ class Engine:
             except Exception as error:
                 _log.exception("A run failed.")
                 raise EngineError(
-                    "This run failed inside the model; the server's log says more. Your conversation is kept: try again.",
+                    "This run failed inside the model; the server's log says more. "
+                    "Your conversation is kept: try again.",
                     "model",
                 ) from error
 
