@@ -262,9 +262,7 @@ class Engine:
             whole = True
         finally:
             steps.close()
-            recorder.finish()
-            if not whole:  # even where an end token is among what was settled: there may be holes before it
-                trace.finish_reason = "stopped"
+            recorder.finish(stopped=not whole)
         yield Finished(trace)
 
     def _next(self, steps: Iterator[DenoisingStep]) -> DenoisingStep | None:

@@ -98,9 +98,9 @@ class TraceRecorder:
         return unsent
 
     def finish(self, stopped: bool = False) -> DenoisingTrace:
-        """Close the record: the answer ended by itself, or was stopped."""
+        """Close the record: the answer ended by itself, or was stopped, even where an end token is already settled."""
         reached_end = any(token in self._eos for token in self.trace.canvas() if token is not None)
-        self.trace.finish_reason = "eos" if reached_end else "stopped" if stopped else "length"
+        self.trace.finish_reason = "stopped" if stopped else "eos" if reached_end else "length"
         return self.trace
 
     def _observed(self, step: DenoisingStep, cells: list[int]) -> dict[str, Any]:
