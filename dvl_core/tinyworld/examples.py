@@ -34,7 +34,7 @@ class Example:
 
 
 EXAMPLES = (
-    Example("shapes.png", "Describe a scene", "scene", 5028, "caption", "Describe the picture."),
+    Example("shapes.png", "Describe a scene", "scene", 5036, "caption", "Describe the picture."),
     Example("place.png", "Look at one place", "scene", 5011, "place", "What is at the bottom right?"),
     Example("word.png", "Read a word", "word", 5001, "word", "What does it say?", word="CLOUD"),
     Example("backwards.png", "Read it backwards", "word", 5004, "reversed", "Read the word backwards.", word="WHALE"),
