@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cache import BlockCache
 from .config import DecodingConfig
-from .masks import block_causal_mask
+from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_observed
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise
@@ -89,8 +89,7 @@ class AutoregressiveDecoder:
 
     def prefill(self) -> tuple[Tensor, AttentionProbe | None]:
         """Fill the cache; the hidden state of each row's last token, [B, 1, D]."""
-        itself = torch.eye(self.longest, dtype=torch.bool, device=self.device)
-        mask = block_causal_mask(self.longest, 1, self.device)[None, None] & self.valid[:, None, None] | itself
+        mask = hide_padding(block_causal_mask(self.longest, 1, self.device), self.valid)
         probe = self._probe()
         positions = torch.arange(self.longest, device=self.device)[None]
         hidden = run_observed(self.model, self.prompt.embeds, mask, positions, self.cache, probe)

@@ -24,7 +24,7 @@ from .board import Board
 from .cache import BlockCache
 from .canvas import Canvas
 from .config import DecodingConfig
-from .masks import block_causal_mask
+from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_observed
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise
@@ -88,10 +88,7 @@ class BlockDecoder:
         """Fill the cache with the full blocks of every prompt. Computes no logits."""
         prefix = self.board.prefix
         if prefix:
-            mask = block_causal_mask(prefix, self.board.cells, self.device)[None, None]
-            if self.board.prefix_valid is not None:
-                itself = torch.eye(prefix, dtype=torch.bool, device=self.device)
-                mask = mask & self.board.prefix_valid[:, None, None, :] | itself
+            mask = hide_padding(block_causal_mask(prefix, self.board.cells, self.device), self.board.prefix_valid)
             positions = torch.arange(prefix, device=self.device)[None]
             self.model.run_decoder(self.prompt.embeds[:, :prefix], mask, positions, self.cache)
             self.cache.commit(prefix)

@@ -94,7 +94,7 @@ def generate(
     """
     settings = {name: kwargs.pop(name) for name in list(kwargs) if name in DecodingConfig.names()}
     if config is None:
-        config = DecodingConfig(**{**_defaults(model, settings), **settings})
+        config = model.default_config(**settings)
     elif settings:
         raise TypeError(f"Give either config or {', '.join(settings)}, not both.")
     inputs = {key: value for key, value in {"input_ids": input_ids, **kwargs}.items() if value is not None}
@@ -119,12 +119,6 @@ def generate(
     if relay is not None:
         relay.close()
     return _output(model, config, input_ids, builder, steps, last, seconds)
-
-
-def _defaults(model, settings: dict[str, Any]) -> dict[str, Any]:
-    """The model's block size, and as many steps as the block that was asked for has tokens."""
-    size = settings.get("block_size", model.config.bd3lm_block_size)
-    return {"block_size": size, "steps": size}
 
 
 def _output(model, config, input_ids, builder, steps, last, seconds) -> GenerateOutput:

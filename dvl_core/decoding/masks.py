@@ -1,4 +1,4 @@
-"""The attention mask of inference as a pure function. True = may attend."""
+"""The attention masks of inference as pure functions. True = may attend."""
 
 from __future__ import annotations
 
@@ -13,3 +13,17 @@ def block_causal_mask(length: int, block_size: int, device: torch.device | str |
     """
     block = torch.arange(length, device=device) // block_size
     return block[:, None] >= block[None, :]
+
+
+def hide_padding(mask: Tensor, valid: Tensor | None) -> Tensor:
+    """`mask` [L, L] for every row of a batch, padding hidden: bool [1 or B, 1, L, L].
+
+    A padded position keeps seeing itself, since a row of the mask with nothing in it has no softmax.
+
+    Args:
+        valid: bool [B, L], False at padding; None when there is none.
+    """
+    if valid is None:
+        return mask[None, None]
+    itself = torch.eye(mask.shape[0], dtype=torch.bool, device=mask.device)
+    return mask & valid[:, None, None, :] | itself

@@ -16,7 +16,7 @@ from ..decoding.block import denoise
 from ..decoding.canvas import Canvas
 from ..decoding.config import DecodingConfig
 from ..decoding.generate import GenerateOutput, generate
-from ..decoding.masks import block_causal_mask
+from ..decoding.masks import block_causal_mask, hide_padding
 from ..decoding.observe import Observe
 from ..decoding.step import DenoisingStep
 from .checkpoint import check_tensors
@@ -110,11 +110,8 @@ class BlockDiffusionMixin:
             inputs_embeds = self.embed_inputs(input_ids, **pictures)
         length = inputs_embeds.shape[1]
         block_size = block_size or (self.config.bd3lm_block_size if self.config.enable_bd3lm else 1)
-        mask = block_causal_mask(length, block_size, inputs_embeds.device)[None, None]
-        if attention_mask is not None:
-            # A padded position keeps seeing itself: a row of the mask with nothing in it has no softmax.
-            itself = torch.eye(length, dtype=torch.bool, device=mask.device)
-            mask = mask & attention_mask.bool()[:, None, None, :] | itself
+        valid = None if attention_mask is None else attention_mask.bool()
+        mask = hide_padding(block_causal_mask(length, block_size, inputs_embeds.device), valid)
         positions = torch.arange(length, device=inputs_embeds.device)[None]
         hidden = self.run_decoder(inputs_embeds, mask, positions)
         return CausalLMOutputWithPast(logits=self.lm_head(hidden[:, -logits_to_keep:]))
@@ -153,10 +150,10 @@ class BlockDiffusionMixin:
             raise ValueError("canvas: an autoregressive model can't fill holes; load a block-diffusion model.")
         return self.autoregress(inputs, config, observe)
 
-    def default_config(self) -> DecodingConfig:
-        """Decoding as the model was trained: its block size, one step per token of a block."""
-        size = self.config.bd3lm_block_size
-        return DecodingConfig(block_size=size, steps=size)
+    def default_config(self, **settings: Any) -> DecodingConfig:
+        """`settings`, the rest as the model was trained: its block size, one step per token of a block."""
+        size = settings.get("block_size", self.config.bd3lm_block_size)
+        return DecodingConfig(**{"block_size": size, "steps": size, **settings})
 
     @torch.no_grad()
     def generate(self, input_ids: Tensor | None = None, streamer=None, **kwargs: Any) -> GenerateOutput:
