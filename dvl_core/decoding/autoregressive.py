@@ -102,7 +102,7 @@ class AutoregressiveDecoder:
         if min(self.prompt.lengths) < self.longest:
             grown = torch.ones(self.prompt.rows, index + 1, dtype=torch.bool, device=self.device)
             mask = torch.cat([self.valid, grown], dim=1)[:, None, None, :]
-        embeds, probe = self.model.get_input_embeddings()(tokens), self._probe()
+        embeds, probe = self.model.token_embeds(tokens), self._probe()
         hidden = run_observed(self.model, embeds, mask, self.lengths + index, self.cache, probe)
         self.cache.commit(1)
         return hidden, probe

@@ -101,7 +101,7 @@ class Board:
 
     def embeds(self) -> Tensor:
         """Embeddings of the open block, float [B, N, D]; prompt cells keep theirs, which may be picture features."""
-        embeds = self.model.get_input_embeddings()(self.tokens)
+        embeds = self.model.token_embeds(self.tokens)
         if self.from_prompt is None:
             return embeds
         return torch.where(self.from_prompt.unsqueeze(-1), self.prompt_embeds, embeds)

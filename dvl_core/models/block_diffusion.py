@@ -23,6 +23,7 @@ from .checkpoint import check_tensors
 
 # Releases of transformers before 5.24 call the decoder's cache argument `past_key_values`.
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
+_LAYER_KINDS = ("full_attention", "sliding_attention")
 
 
 class BlockDiffusionMixin:
@@ -33,6 +34,8 @@ class BlockDiffusionMixin:
     """
 
     vision_inputs: tuple[str, ...] = ()
+    # Decoders with several kinds of attention layers take a mask for each kind, the others one mask for all.
+    mask_per_layer_kind = True
     # The published LM family splits `gen_length`, not the block, into steps when a single block holds everything.
     reference_splits_answer = False
 
@@ -57,6 +60,23 @@ class BlockDiffusionMixin:
         ids = self.config.eos_token_id
         return list(ids) if isinstance(ids, (list, tuple)) else [ids]
 
+    def token_embeds(self, ids: Tensor) -> Tensor:
+        """Embeddings of plain tokens, as wide as those of `embed_inputs`: ids [...] to float [..., D]."""
+        return self.get_input_embeddings()(ids)
+
+    def place_features(self, input_ids: Tensor, features: Tensor) -> Tensor:
+        """Token embeddings with `features` [P, D] in place of the P picture placeholders, in reading order.
+
+        Raises:
+            ValueError: when placeholders and picture features differ in number.
+        """
+        embeds = self.token_embeds(input_ids)
+        places = (input_ids == self.config.image_token_id).unsqueeze(-1)
+        found = int(places.sum())
+        if found != len(features):
+            raise ValueError(f"The prompt has {found} picture tokens, but the pictures give {len(features)} features.")
+        return embeds.masked_scatter(places, features.to(embeds.device, embeds.dtype))
+
     def run_decoder(
         self, inputs_embeds: Tensor, mask: Tensor | None, position_ids: Tensor, cache=None, **kwargs: Any
     ) -> Tensor:
@@ -71,7 +91,12 @@ class BlockDiffusionMixin:
         Returns:
             hidden states after the last norm, float [B, Q, D].
         """
-        position_ids = position_ids.expand(inputs_embeds.shape[0], -1)
+        rows, queries = inputs_embeds.shape[:2]
+        position_ids = position_ids.expand(rows, -1)
+        if mask is None and not self.mask_per_layer_kind:
+            # These decoders would take no mask for a causal one.
+            keys = queries + (cache.length if cache is not None else 0)
+            mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=inputs_embeds.device)
         if mask is None:
             kwargs["is_causal"] = False
         elif self.config._attn_implementation == "eager":
@@ -80,7 +105,7 @@ class BlockDiffusionMixin:
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
         output = self.decoder(
             inputs_embeds=inputs_embeds,
-            attention_mask={"full_attention": mask, "sliding_attention": mask},
+            attention_mask={kind: mask for kind in _LAYER_KINDS} if self.mask_per_layer_kind else mask,
             position_ids=position_ids,
             use_cache=cache is not None,
             **{_CACHE: cache},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2_5_VLConfig
 
@@ -10,26 +12,44 @@ EOS_TOKEN_ID = 151645
 IMAGE_TOKEN_ID = 151655
 
 
+@dataclass(kw_only=True)
+class BlockDiffusionFields:
+    """What block diffusion adds to a configuration; mixed into a stock configuration class, before it.
+
+    Attributes:
+        enable_bd3lm: True: a block-diffusion model. False: the autoregressive parent in the same layout.
+        bd3lm_block_size: block size the model was trained with.
+        bd3lm_antithetic_sampling: spread the noise levels of a row's blocks evenly while training.
+        bd3lm_sampling_eps_min: lowest noise level while training.
+        bd3lm_sampling_eps_max: highest noise level while training.
+        bd3lm_block_aligned_eos: pad answers with the end-of-sequence token to a multiple of the block while training.
+        mask_token_id: id of the mask token.
+        eos_token_id: id or ids that end an answer.
+
+    Raises:
+        ValueError: for fields that can't work, naming the field.
+    """
+
+    enable_bd3lm: bool = True
+    bd3lm_block_size: int = 8
+    bd3lm_antithetic_sampling: bool = True
+    bd3lm_sampling_eps_min: float = 1e-3
+    bd3lm_sampling_eps_max: float = 1.0
+    bd3lm_block_aligned_eos: bool = True
+    mask_token_id: int = MASK_TOKEN_ID
+    eos_token_id: int | list[int] | None = EOS_TOKEN_ID
+
+    def __post_init__(self, **kwargs):
+        super().__post_init__(**kwargs)
+        check_block_diffusion_fields(self)
+
+
 @strict
-class DiffusionVLQwenVLConfig(Qwen2_5_VLConfig):
+class DiffusionVLQwenVLConfig(BlockDiffusionFields, Qwen2_5_VLConfig):
     r"""
     Configuration of the VL family (`hustvl/DiffusionVL-Qwen2.5VL-3B`, `-7B`): a Qwen2.5-VL configuration plus what
-    block diffusion adds.
+    block diffusion adds (`BlockDiffusionFields`).
 
-    enable_bd3lm (`bool`, *optional*, defaults to `True`):
-        True: a block-diffusion model. False: the autoregressive parent in the same layout.
-    bd3lm_block_size (`int`, *optional*, defaults to 8):
-        Block size the model was trained with.
-    bd3lm_antithetic_sampling (`bool`, *optional*, defaults to `True`):
-        Spread the noise levels of a row's blocks evenly while training.
-    bd3lm_sampling_eps_min (`float`, *optional*, defaults to 0.001):
-        Lowest noise level while training.
-    bd3lm_sampling_eps_max (`float`, *optional*, defaults to 1.0):
-        Highest noise level while training.
-    bd3lm_block_aligned_eos (`bool`, *optional*, defaults to `True`):
-        Pad answers with the end-of-sequence token to a multiple of the block while training.
-    mask_token_id (`int`, *optional*, defaults to 151671):
-        Id of the mask token.
     min_pixels (`int`, *optional*):
         Smallest picture, in pixels; smaller ones are enlarged.
     max_pixels (`int`, *optional*):
@@ -44,14 +64,6 @@ class DiffusionVLQwenVLConfig(Qwen2_5_VLConfig):
 
     image_token_id: int | None = IMAGE_TOKEN_ID
     video_token_id: int | None = None
-    eos_token_id: int | list[int] | None = EOS_TOKEN_ID
-    enable_bd3lm: bool = True
-    bd3lm_block_size: int = 8
-    bd3lm_antithetic_sampling: bool = True
-    bd3lm_sampling_eps_min: float = 1e-3
-    bd3lm_sampling_eps_max: float = 1.0
-    bd3lm_block_aligned_eos: bool = True
-    mask_token_id: int = MASK_TOKEN_ID
     min_pixels: int | None = None
     max_pixels: int | None = None
     image_aspect_ratio: str | None = None
@@ -65,7 +77,6 @@ class DiffusionVLQwenVLConfig(Qwen2_5_VLConfig):
             for name in ("rope_scaling", "rope_theta", "rope_parameters"):
                 kwargs.pop(name, None)
         super().__post_init__(**kwargs)
-        check_block_diffusion_fields(self)
 
 
 def check_block_diffusion_fields(config) -> None:

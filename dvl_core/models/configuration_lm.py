@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
-from .configuration import EOS_TOKEN_ID, IMAGE_TOKEN_ID, MASK_TOKEN_ID, check_block_diffusion_fields
+from .configuration import IMAGE_TOKEN_ID, BlockDiffusionFields
 
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
 TILE_PIXELS = 384
@@ -21,10 +21,10 @@ _SO400M = {"hidden_size": 1152, "intermediate_size": 4304, "num_hidden_layers": 
 
 
 @strict
-class DiffusionVLQwenConfig(Qwen2Config):
+class DiffusionVLQwenConfig(BlockDiffusionFields, Qwen2Config):
     r"""
     Configuration of `hustvl/DiffusionVL-Qwen2.5-7B`: a Qwen2.5 configuration plus a SigLIP2 tower, a projector, and
-    what block diffusion adds.
+    what block diffusion adds (`BlockDiffusionFields`).
 
     vision_config (`dict` or `SiglipVisionConfig`, *optional*):
         The tower as stored, without the layer and the head that were removed. When absent it is read off the
@@ -41,9 +41,6 @@ class DiffusionVLQwenConfig(Qwen2Config):
         Canvases of tiles to choose from, (width, height) in pixels; 1 x 1 to 6 x 6 tiles of 384 by default.
     image_token_id (`int`, *optional*, defaults to 151655):
         Id that holds the place of a picture token.
-    mask_token_id, enable_bd3lm, bd3lm_block_size, bd3lm_antithetic_sampling, bd3lm_sampling_eps_min,
-    bd3lm_sampling_eps_max, bd3lm_block_aligned_eos:
-        As in `DiffusionVLQwenVLConfig`.
     """
 
     model_type = "diffusionvl_qwen"
@@ -56,14 +53,6 @@ class DiffusionVLQwenConfig(Qwen2Config):
     image_aspect_ratio: str = "anyres_max_4"
     image_grid_pinpoints: list | None = None
     image_token_id: int | None = IMAGE_TOKEN_ID
-    eos_token_id: int | list[int] | None = EOS_TOKEN_ID
-    enable_bd3lm: bool = True
-    bd3lm_block_size: int = 8
-    bd3lm_antithetic_sampling: bool = True
-    bd3lm_sampling_eps_min: float = 1e-3
-    bd3lm_sampling_eps_max: float = 1.0
-    bd3lm_block_aligned_eos: bool = True
-    mask_token_id: int = MASK_TOKEN_ID
 
     def __post_init__(self, **kwargs):
         if self.vision_config is None:
@@ -88,7 +77,6 @@ class DiffusionVLQwenConfig(Qwen2Config):
         return tower_config(shape, self.hidden_size // self.num_attention_heads)
 
     def _check(self) -> None:
-        check_block_diffusion_fields(self)
         if self.mm_projector_type != "mlp2x_gelu":
             raise ValueError(f'mm_projector_type must be "mlp2x_gelu"; got {self.mm_projector_type!r}.')
         if self.mm_patch_merge_type != "spatial_unpad":

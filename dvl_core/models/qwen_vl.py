@@ -48,15 +48,10 @@ class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLF
         Raises:
             ValueError: when placeholders and picture features differ in number.
         """
-        embeds = self.get_input_embeddings()(input_ids)
         if pixel_values is None:
-            return embeds
+            return self.token_embeds(input_ids)
         features = torch.cat(self.get_image_features(pixel_values, image_grid_thw).pooler_output)
-        places = (input_ids == self.config.image_token_id).unsqueeze(-1)
-        found = int(places.sum())
-        if found != len(features):
-            raise ValueError(f"The prompt has {found} picture tokens, but the pictures give {len(features)} features.")
-        return embeds.masked_scatter(places, features.to(embeds.device, embeds.dtype))
+        return self.place_features(input_ids, features)
 
     def picture_grids(self, image_grid_thw: Tensor | None) -> list[tuple[int, int]]:
         """Rows and columns of picture tokens of each picture."""

@@ -12,6 +12,7 @@ from transformers.processing_utils import ProcessorMixin
 
 from .conversation import (
     PICTURE,
+    PICTURE_LINE,
     ConversationError,
     Piece,
     SafeEncoder,
@@ -32,6 +33,7 @@ class ChatProcessor(ProcessorMixin):
     """
 
     image_limits = ImageLimits()
+    picture_pieces = PICTURE_LINE  # how the family's prompts write a picture
 
     def _set_options(self, system_prompt: str | None, image_token: str, max_prompt_tokens: int) -> None:
         if system_prompt is not None and not isinstance(system_prompt, str):
@@ -44,6 +46,9 @@ class ChatProcessor(ProcessorMixin):
         self._encoder = SafeEncoder(self.tokenizer)
         if image_token not in self._encoder.controls:
             raise ValueError(f"the tokenizer lacks the special token {image_token}, which holds a picture's place")
+        for piece in self.picture_pieces:
+            if piece.kind == "control" and piece.text not in self._encoder.controls:
+                raise ValueError(f"the tokenizer lacks the special token {piece.text}, which stands beside a picture")
         self.image_token_id = self._encoder.controls[image_token]
 
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:
@@ -87,7 +92,8 @@ class ChatProcessor(ProcessorMixin):
         """
         batched = _is_batch(conversation)
         parsed = [parse_messages(messages) for messages in (conversation if batched else [conversation])]
-        rows = [render_pieces(turns, self.system_prompt, add_generation_prompt) for turns in parsed]
+        settings = (self.system_prompt, add_generation_prompt, self.picture_pieces)
+        rows = [render_pieces(turns, *settings) for turns in parsed]
         if not tokenize:
             texts = [rendered_text(row) for row in rows]
             return texts if batched else texts[0]

@@ -91,15 +91,23 @@ def _parse_message(message: Any, number: int) -> Turn:
     return Turn(role, "\n".join(text for text in texts if text), tuple(pictures))
 
 
+# How LLaVA and DiffusionVL write a picture.
+PICTURE_LINE = (Piece("picture", PICTURE), Piece("text", "\n"))
+
+
 def render_pieces(
-    turns: Sequence[Turn], system_prompt: str | None = QWEN_SYSTEM_PROMPT, add_generation_prompt: bool = True
+    turns: Sequence[Turn],
+    system_prompt: str | None = QWEN_SYSTEM_PROMPT,
+    add_generation_prompt: bool = True,
+    picture: Sequence[Piece] = PICTURE_LINE,
 ) -> list[Piece]:
-    """The turns in Qwen's ChatML, with `<image>` and a newline for every picture before the turn's text.
+    """The turns in Qwen's ChatML, the pictures of a turn before its text.
 
     Args:
         turns: as `parse_messages` returns them; a system turn of their own replaces `system_prompt`.
         system_prompt: text of the system turn, None for none.
         add_generation_prompt: end with the header of the answer to be written.
+        picture: the pieces that stand for one picture.
     """
     if add_generation_prompt and turns[-1].role != "user":
         raise ConversationError(
@@ -112,7 +120,7 @@ def render_pieces(
         answer = turn.role == "assistant"
         pieces += [Piece("control", TURN_START), Piece("text", turn.role + "\n")]
         for _ in turn.pictures:
-            pieces += [Piece("picture", PICTURE), Piece("text", "\n")]
+            pieces += picture
         pieces += [Piece("text", turn.text, answer), Piece("control", TURN_END, answer), Piece("text", "\n")]
     if add_generation_prompt:
         pieces += [Piece("control", TURN_START), Piece("text", "assistant\n")]

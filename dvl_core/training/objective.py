@@ -68,7 +68,7 @@ def diffusion_forward(model: nn.Module, embeds: Tensor, noise: NoisyBatch, block
     """
     length = embeds.shape[1]
     mask_id = torch.tensor(model.config.mask_token_id, device=embeds.device)
-    noisy = torch.where(noise.masked[..., None], model.get_input_embeddings()(mask_id), embeds)
+    noisy = torch.where(noise.masked[..., None], model.token_embeds(mask_id), embeds)
     positions = torch.arange(length, device=embeds.device).repeat(2)[None]
     allowed = doubled_mask(length, block_size).to(embeds.device)[None, None]
     if attention_mask is not None:  # a token always sees itself, so that no row of the softmax is empty
