@@ -8,9 +8,8 @@ from typing import Any
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from ..families import MODEL_TYPES
 from .checkpoint import CheckpointError
-
-FAMILIES = ("diffusionvl_qwenvl", "diffusionvl_qwen")
 
 
 def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torch.dtype = "auto") -> tuple[Any, Any]:
@@ -37,9 +36,10 @@ def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torc
         config = AutoConfig.from_pretrained(source)
     except (OSError, ValueError, KeyError) as error:
         raise CheckpointError(f"{source} can't be loaded: {_first_line(error)}") from error
-    if config.model_type not in FAMILIES:
+    if config.model_type not in MODEL_TYPES:
         raise CheckpointError(
-            f"{source} is a {config.model_type!r} checkpoint, not a DiffusionVL one ({' or '.join(FAMILIES)})."
+            f"{source} is a {config.model_type!r} checkpoint, not a DiffusionVL one ({' or '.join(MODEL_TYPES)}). "
+            "An autoregressive checkpoint becomes one with python -m dvl_core.translate."
         )
     if device_map is None and target.type != "cpu":
         device_map = {"": target}  # straight onto the device, never whole in the host's memory

@@ -55,8 +55,11 @@ class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLF
 
     def picture_grids(self, image_grid_thw: Tensor | None) -> list[tuple[int, int]]:
         """Rows and columns of picture tokens of each picture."""
-        if image_grid_thw is None:
-            return []
-        merge = self.config.vision_config.spatial_merge_size
-        return [(h // merge, w // merge) for _, h, w in image_grid_thw.tolist()]
+        return merged_grids(image_grid_thw, self.config.vision_config.spatial_merge_size)
 
+
+def merged_grids(image_grid_thw: Tensor | None, merge_size: int) -> list[tuple[int, int]]:
+    """Rows and columns of picture tokens, given the patches of each picture, long [pictures, 3]."""
+    if image_grid_thw is None:
+        return []
+    return [(h // merge_size, w // merge_size) for _, h, w in image_grid_thw.tolist()]

@@ -73,7 +73,12 @@ def best_canvas(size: Size, pinpoints: Sequence[Sequence[int]]) -> Size:
 
 
 def plan_anyres(
-    size: Size, pinpoints: Sequence[Sequence[int]], tile: int, side: int, max_tiles: int | None
+    size: Size,
+    pinpoints: Sequence[Sequence[int]],
+    tile: int,
+    side: int,
+    max_tiles: int | None,
+    decimals: int | None = None,
 ) -> AnyresPlan:
     """The plan of one picture.
 
@@ -83,6 +88,8 @@ def plan_anyres(
         tile: pixels per side of a tile.
         side: features per side of a tile.
         max_tiles: thin the detail out to about this many tiles' worth of features; None keeps all.
+        decimals: round the picture's length on the canvas to so many decimals before its fraction is cut off, as
+            LLaVA-OneVision in transformers does; None does not round, as in the published DiffusionVL.
     """
     width, height = size
     canvas = best_canvas(size, pinpoints)
@@ -91,15 +98,19 @@ def plan_anyres(
     top = left = 0
     # the order of these floating-point operations decides the last feature row, so it follows the published one
     if width / height > columns / rows:
-        top = (rows - int(height * (columns / width))) // 2
+        top = (rows - _whole(height * (columns / width), decimals)) // 2
     else:
-        left = (columns - int(width * (rows / height))) // 2
+        left = (columns - _whole(width * (rows / height), decimals)) // 2
     cropped = detail = (rows - 2 * top, columns - 2 * left)
     if max_tiles is not None:
         times = math.sqrt(detail[0] * detail[1] / (max_tiles * side**2))
         if times > 1.1:
             detail = (int(detail[0] // times), int(detail[1] // times))
     return AnyresPlan(canvas, tiles, side, (top, left), cropped, detail)
+
+
+def _whole(length: float, decimals: int | None) -> int:
+    return int(length if decimals is None else round(length, decimals))
 
 
 def cut_tiles(picture: Image.Image, plan: AnyresPlan, tile: int) -> list[Image.Image]:

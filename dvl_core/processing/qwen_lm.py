@@ -37,6 +37,9 @@ class DiffusionVLQwenProcessor(ChatProcessor):
             6 x 6 tiles when None.
     """
 
+    picture_processor = SiglipImageProcessorPil
+    plan_decimals: int | None = None  # see `plan_anyres`
+
     def __init__(
         self,
         image_processor: Any = None,
@@ -69,7 +72,8 @@ class DiffusionVLQwenProcessor(ChatProcessor):
     def plan(self, size: tuple[int, int]) -> AnyresPlan:
         """Tiles and tokens of a picture of (width, height) pixels."""
         side = self.tile // self.patch_size
-        return plan_anyres(size, self.image_grid_pinpoints, self.tile, side, max_detail_tiles(self.image_aspect_ratio))
+        max_tiles = max_detail_tiles(self.image_aspect_ratio)
+        return plan_anyres(size, self.image_grid_pinpoints, self.tile, side, max_tiles, self.plan_decimals)
 
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:
         """`pixel_values` float32 [tiles of all pictures, 3, tile, tile] and `image_sizes` [pictures, 2].
@@ -128,4 +132,4 @@ class DiffusionVLQwenProcessor(ChatProcessor):
             key: value for key, value in processor_dict["image_processor"].items() if key != "image_processor_type"
         }
         tokenizer = AutoTokenizer.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        return [SiglipImageProcessorPil(**settings), tokenizer]
+        return [cls.picture_processor(**settings), tokenizer]
