@@ -66,7 +66,7 @@ def masked_token_losses(
         noisy_turn = turn.gather(1, index)
         allowed[:, :noisy_count, :noisy_count] &= within_turn(noisy_turn, noisy_turn)
     clean_real = torch.ones_like(masked) if attention_mask is None else attention_mask.bool()
-    everyone = torch.cat([real, clean_real], 1)[:, None, :]
+    everyone = torch.cat([real & clean_real.gather(1, index), clean_real], 1)[:, None, :]
     itself = torch.eye(noisy_count + length, dtype=torch.bool, device=index.device)  # no empty row in the softmax
     hidden = model.run_decoder(torch.cat([noisy, embeds], 1), (allowed & (everyone | itself))[:, None], position)
     chosen = masked.gather(1, index) & real
