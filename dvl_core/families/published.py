@@ -22,7 +22,7 @@ def decoder_fields(config: Any) -> dict[str, Any]:
     fields = own_fields(config)
     rope = dict(fields.pop("rope_parameters"))
     fields["rope_theta"] = rope.pop("rope_theta")
-    fields["rope_scaling"] = {"type": rope["rope_type"]} | rope if rope != {"rope_type": "default"} else None
+    fields["rope_scaling"] = rope | {"type": rope["rope_type"]} if rope != {"rope_type": "default"} else None
     return fields | stored_dtype(config)
 
 

@@ -31,13 +31,17 @@ def _processor(pictures, tokenizer, config) -> DiffusionVLQwenVLProcessor:
 
 def published_config(config: DiffusionVLQwenVLConfig) -> dict[str, Any]:
     """As in `hustvl/DiffusionVL-Qwen2.5VL-*`: the text fields stand at the top and again in `text_config`."""
-    own = {"architectures": ["DiffusionVL_Qwen2_5_VL_ForConditionalGeneration"]} | own_fields(config)
+    own = own_fields(config)
     text = decoder_fields(config.text_config) | stored_dtype(config)
     text |= {name: own[name] for name in ("eos_token_id", "tie_word_embeddings")}
+    text.pop("model_type")
     vision = own_fields(config.vision_config) | {"model_type": "qwen2_5_vl"}
     vision.pop("rope_parameters", None)
-    parts = {"text_config": text | {"model_type": "qwen2_5_vl_text"}, "vision_config": vision}
-    return text | own | parts
+    return own | text | {
+        "architectures": ["DiffusionVL_Qwen2_5_VL_ForConditionalGeneration"],
+        "text_config": text | {"model_type": "qwen2_5_vl_text"},
+        "vision_config": vision,
+    }  # fmt: skip
 
 
 QWEN2_5_VL = Family(

@@ -40,7 +40,7 @@ def check_tensors(model_class: type, source: str, report: dict[str, Any]) -> Non
         for name, stored, expected in report.get("mismatched_keys", ())
     ]
     problems = [
-        f"{kind}: {_listed(names)}"
+        f"{kind}: {listed(names)}"
         for kind, names in (
             ("missing", [published_name(model_class, name) for name in report.get("missing_keys", ())]),
             ("unexpected", list(report.get("unexpected_keys", ()))),
@@ -52,6 +52,7 @@ def check_tensors(model_class: type, source: str, report: dict[str, Any]) -> Non
         raise CheckpointError(f"The tensors of {source} do not fit the model. {'; '.join(problems)}.")
 
 
-def _listed(names: list[str]) -> str:
+def listed(names: list[str]) -> str:
+    """The first names in order, and how many more there are."""
     shown = ", ".join(sorted(names)[:_SHOWN])
     return f"{shown} and {len(names) - _SHOWN} more" if len(names) > _SHOWN else shown
