@@ -1,0 +1,58 @@
+"""Small training runs for the tests: a LLaVA set of coloured pictures, settings for it, and the loop in a process."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+from PIL import Image
+
+from dvl_core.training.logs import read_log
+
+ROOT = Path(__file__).parents[1]
+ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
+
+
+def llava_set(folder: Path, count: int = 16) -> Path:
+    """Pictures of one colour each, and two questions about each; sample 5 has lost its picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    samples = []
+    for number in range(count):
+        Image.new("RGB", (60, 40 + number), (number * 15, 90, 30)).save(folder / f"{number}.png")
+        texts = ("<image>\nWhat is this?", "A cat." if number % 2 else "the picture", "Sure?", "A cat. Sure?")
+        turns = [{"from": ("human", "gpt")[n % 2], "value": text} for n, text in enumerate(texts)]
+        samples.append({"id": f"s{number}", "image": f"{number}.png", "conversations": turns})
+    (folder / "5.png").unlink()
+    (folder / "set.json").write_text(json.dumps(samples))
+    return folder
+
+
+def settings(model: Path, pictures: Path, output: Path, **fields) -> dict:
+    """A run of six updates of four rows; `fields` override, those of `data` one by one."""
+    rates = {"vision": 1e-3, "projector": 1e-3, "language": 1e-3}
+    base = {
+        "model": str(model), "output": str(output), "batch": 4, "micro_batch": 2,
+        "data": {"kind": "llava", "files": [str(pictures / "set.json")], "image_folder": str(pictures), "workers": 0},
+        "schedule": {"steps": 6}, "optimizer": {"lr": rates}, "logging": {"every": 1, "progress": False},
+        "checkpoints": {"every": 2},
+    }  # fmt: skip
+    return base | fields | {"data": base["data"] | fields.get("data", {})}
+
+
+def start(values: dict, place: Path, *launcher: str) -> subprocess.Popen:
+    """`dvl_core.train` in a process of its own; `place`: for its configuration file."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_text(json.dumps(values))
+    command = [sys.executable, *launcher, "-m", "dvl_core.train", "--config", str(place)]
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+
+
+def losses(output: Path) -> dict[int, float]:
+    """Loss by update, as logged."""
+    found = {}
+    for entry in read_log(output / "log.jsonl"):
+        if "loss" in entry:
+            assert entry["step"] not in found, "an update is in the log twice"
+            found[entry["step"]] = entry["loss"]
+    return found
