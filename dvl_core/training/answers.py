@@ -57,7 +57,7 @@ def masked_token_losses(
     index, real = noisy_positions(labels, block_size)
     noisy_count = index.shape[1]
     mask_id = torch.tensor(model.config.mask_token_id, device=embeds.device)
-    noisy = torch.where(masked[..., None], model.get_input_embeddings()(mask_id).to(embeds.dtype), embeds)
+    noisy = torch.where(masked[..., None], model.token_embeds(mask_id).to(embeds.dtype), embeds)
     noisy = noisy.gather(1, index[..., None].expand(-1, -1, embeds.shape[-1]))
     position = torch.cat([index, torch.arange(length, device=index.device).expand(batch, -1)], 1)
     is_noisy = torch.arange(noisy_count + length, device=index.device) < noisy_count
