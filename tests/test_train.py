@@ -7,7 +7,7 @@ import time
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
-from training_runs import llava_set, losses, settings, start
+from training_runs import llava_set, losses, settings, small_checkpoint, start
 
 from dvl_core import load_model
 from dvl_core.training.checkpoints import latest
@@ -40,8 +40,8 @@ def data(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def vl(checkpoint_with_tokenizer):
-    return checkpoint_with_tokenizer("qwenvl_tied")
+def vl(tmp_path_factory):
+    return small_checkpoint(tmp_path_factory.mktemp("small"))
 
 
 def train(values):
@@ -51,10 +51,10 @@ def train(values):
 
 
 def test_a_killed_run_goes_on_exactly(vl, data, tmp_path):
-    fields = {"schedule": {"steps": 8}, "ema_decay": 0.5, "evaluation": {"every": 4, "rows": 2},
-              "data": {"held_out": 2, "workers": 1}}  # fmt: skip
+    fields = {"schedule": {"steps": 40}, "ema_decay": 0.5, "evaluation": {"every": 20, "rows": 2},
+              "checkpoints": {"every": 3}, "data": {"held_out": 2, "workers": 1}}  # fmt: skip
     whole, killed = (settings(vl, data, tmp_path / name, **fields) for name in ("whole", "killed"))
-    moment = random.SystemRandom().randint(2, 7)
+    moment = random.SystemRandom().randint(4, 25)
     process = start(killed, tmp_path / "killed.json")
     log = tmp_path / "killed" / "log.jsonl"
     while process.poll() is None and sum("loss" in entry for entry in read_log(log)) < moment:
@@ -68,13 +68,13 @@ def test_a_killed_run_goes_on_exactly(vl, data, tmp_path):
     resumed = train(killed)
     straight = train(whole)
     assert losses(tmp_path / "killed") == losses(tmp_path / "whole"), f"killed at {moment}, resumed from {point.name}"
-    assert set(losses(tmp_path / "whole")) == set(range(1, 9))
+    assert set(losses(tmp_path / "whole")) == set(range(1, 41))
     held_out = [[e["held_out_loss"] for e in read_log(folder.parent / "log.jsonl") if "held_out_loss" in e]
                 for folder in (resumed, straight)]
     assert held_out[0] == held_out[1] and len(held_out[0]) == 3
     assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert [path.name for path in sorted((tmp_path / "killed" / "checkpoints").iterdir())] == [
-        "step-000006", "step-000008"]  # fmt: skip
+        "step-000039", "step-000040"]  # fmt: skip
 
 
 def test_two_processes_give_the_loss_of_one(vl, data, tmp_path):

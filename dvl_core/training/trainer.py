@@ -97,7 +97,10 @@ class Trainer:
             add_adapters(model, config.lora, config.seed)
         freeze(model, config.optimizer, bool(config.lora.rank))
         if config.gradient_checkpointing:
-            model.gradient_checkpointing_enable({"use_reentrant": False})
+            # the older name is deprecated where both exist
+            name = next(n for n in ("activation_checkpointing_enable", "gradient_checkpointing_enable")
+                        if hasattr(model, n))
+            getattr(model, name)({"use_reentrant": False})
         self.tied = model.lm_head.weight is model.get_input_embeddings().weight
         self.encode = RowEncoder(self.processor, model.eos_token_ids[0], config.data.max_length)
         tokenizer = self.processor.tokenizer
