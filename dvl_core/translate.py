@@ -64,9 +64,12 @@ def main(arguments: list[str] | None = None) -> int:
     source, destination, quiet = (options.pop(name) for name in ("source", "destination", "quiet"))
     try:
         made = translate(source, destination, TranslationConfig(**options), progress=not quiet)
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         print(f"translate: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("translate: stopped; the same command goes on from here", file=sys.stderr)
+        return 130
     size = f"{made.tensors} tensors, {made.bytes / 1e6:,.1f} MB"
     print(f"{made.destination}: {made.model_type}, {size}, files of weights: {made.shards}")
     if made.mask_added:

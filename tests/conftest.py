@@ -69,3 +69,44 @@ def golden():
             return dict(arrays)
 
     return read
+
+
+@pytest.fixture(scope="session")
+def siglip(tmp_path_factory):
+    """Folder of a tiny SigLIP, the vision tower of translated language models; do not write into it."""
+    from parents import save_tower
+
+    return save_tower(tmp_path_factory.mktemp("tower") / "siglip")
+
+
+@pytest.fixture(scope="session")
+def small_translation(siglip):
+    """`small_translation(kind, **settings)`: settings of a translation of a parent of that kind into small shards."""
+
+    def build(kind: str, **settings):
+        from dvl_core.translation import TranslationConfig
+
+        tower = {"vision_tower": str(siglip)} if kind == "qwen2" else {}
+        small = {"max_shard_size": "0.05MB", "min_pixels": 64, "max_pixels": 1024}
+        return TranslationConfig(**small | tower | settings)
+
+    return build
+
+
+@pytest.fixture(scope="session")
+def translated(tmp_path_factory, small_translation):
+    """`translated(kind, tied) -> (parent, translated)`: folders, made once; do not write into them."""
+    root, made = tmp_path_factory.mktemp("translated"), {}
+
+    def build(kind: str, tied: bool = False) -> tuple[Path, Path]:
+        from parents import save_parent
+
+        from dvl_core.translation import translate
+
+        if (kind, tied) not in made:
+            parent, destination = save_parent(kind, root / f"{kind}-{tied}", tied), root / f"{kind}-{tied}-dvl"
+            translate(parent, destination, small_translation(kind))
+            made[kind, tied] = parent, destination
+        return made[kind, tied]
+
+    return build

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from huggingface_hub.dataclasses import strict
 from PIL import Image
@@ -57,7 +58,7 @@ class DiffusionVLLlavaOnevisionForConditionalGeneration(BlockDiffusionMixin, Lla
 
         Args:
             input_ids: long [B, L], `config.image_token_id` once per picture token.
-            pixel_values: tiles of every picture, overview first, padded to the most tiles, [pictures, T, 3, p, p].
+            pixel_values: tiles of all pictures, each one's overview first, float [T, 3, pixels, pixels].
             image_sizes: (height, width) of the original pictures, long [pictures, 2].
 
         Returns:
@@ -93,9 +94,11 @@ class DiffusionVLLlavaOnevisionProcessor(DiffusionVLQwenProcessor):
     plan_decimals = DECIMALS
 
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:
-        """`pixel_values` float32 [pictures, most tiles, 3, tile, tile] and `image_sizes` [pictures, 2]."""
+        """`pixel_values` float32 [tiles of all pictures, 3, tile, tile] and `image_sizes` [pictures, 2]."""
         made = self.image_processor(images=pictures, return_tensors="np")
-        return {"pixel_values": made["pixel_values"], "image_sizes": made["image_sizes"]}
+        counts = [self.plan(picture.size).tile_count for picture in pictures]  # what follows is padding
+        tiles = [tiles[:count] for tiles, count in zip(made["pixel_values"], counts, strict=True)]
+        return {"pixel_values": np.concatenate(tiles), "image_sizes": made["image_sizes"]}
 
 
 def _canvases(config: LlavaOnevisionConfig) -> list[list[int]]:
