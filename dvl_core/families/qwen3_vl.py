@@ -68,7 +68,9 @@ class DiffusionVLQwen3VLForConditionalGeneration(BlockDiffusionMixin, Qwen3VLFor
         if pixel_values is None:
             return self.token_embeds(input_ids)
         seen = self.get_image_features(pixel_values, image_grid_thw)
-        levels = [torch.cat(list(level)) for level in (seen.pooler_output, *seen.deepstack_features)]
+        # Per level a tensor for every picture; one for all of them in some releases of transformers.
+        levels = [level if isinstance(level, Tensor) else torch.cat(list(level))
+                  for level in (seen.pooler_output, *seen.deepstack_features)]  # fmt: skip
         return self.place_features(input_ids, torch.cat(levels, dim=-1))
 
     def run_decoder(self, inputs_embeds: Tensor, mask, position_ids, cache=None, **kwargs) -> Tensor:

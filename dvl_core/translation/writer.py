@@ -50,6 +50,9 @@ class ShardWriter:
         journal = self.folder / _JOURNAL
         try:
             if journal.is_file() and json.loads(journal.read_text())["made_from"] == self.made_from:
+                for path in self.folder.iterdir():  # what was being written when the run was stopped
+                    if path.name not in {_JOURNAL, *self.shards}:
+                        path.unlink()
                 return
             if self.folder.exists():
                 shutil.rmtree(self.folder)
@@ -76,6 +79,7 @@ class ShardWriter:
             bar.update(recipe.bytes)
         partial = self.folder / f"{name}.partial"
         save_file(tensors, partial, metadata={"format": "pt"})
+        shutil.copymode(self.folder / _JOURNAL, partial)  # safetensors lets nobody else read its files
         with partial.open("rb") as written:
             os.fsync(written.fileno())
         partial.rename(self.folder / name)
