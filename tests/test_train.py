@@ -2,19 +2,23 @@
 
 import copy
 import random
+import socket
 import time
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState, GradientState
+from tiny import IMAGE, tiny_model
 from training_runs import llava_set, losses, settings, small_checkpoint, start
 
 from dvl_core import load_model
 from dvl_core.training.checkpoints import latest
-from dvl_core.training.config import TrainConfig
+from dvl_core.training.config import ObjectiveConfig, TrainConfig
 from dvl_core.training.ema import WeightAverage
+from dvl_core.training.learner import Learner
 from dvl_core.training.logs import read_log
 from dvl_core.training.muon import Muon
+from dvl_core.training.objective import IGNORE
 from dvl_core.training.settings import ConfigError, build
 from dvl_core.training.trainer import Trainer
 
@@ -130,11 +134,17 @@ def changed(source, folder):
     return {name for name in old if not torch.equal(old[name], new[name])}
 
 
-def test_the_projector_alone(vl, data, tmp_path):
+@pytest.mark.parametrize("family", ["vl", "lm"])
+def test_the_projector_alone(checkpoint_with_tokenizer, vl, data, tmp_path, family):
+    """With what is frozen in bfloat16, as the first stage of the second family is trained."""
+    source = vl if family == "vl" else checkpoint_with_tokenizer("qwenlm_untied")
     rates = {"vision": 0, "projector": 1e-3, "language": 0}
-    folder = train(settings(vl, data, tmp_path / "run", optimizer={"lr": rates}, schedule={"steps": 2}))
-    names = changed(vl, folder)
-    assert names and all("merger" in name for name in names)
+    folder = train(settings(source, data, tmp_path / "run", optimizer={"lr": rates}, schedule={"steps": 2}, batch=2,
+                            objective={"kind": "autoregressive"}, precision="bfloat16", weights="bfloat16"))
+    (old, _), (new, _) = (load_model(path, device="cpu", dtype="bfloat16") for path in (source, folder))
+    new = new.state_dict()
+    names = {name for name, value in old.state_dict().items() if not torch.equal(value, new[name])}
+    assert names and all("merger" in name or "mm_projector" in name or "newline" in name for name in names)
 
 
 def test_adapters_are_merged_into_the_model(vl, data, tmp_path):
@@ -178,6 +188,7 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
 
     refused("evaluation.tasks='juggling': must be all", evaluation={"every": 1, "tasks": ["juggling"]})
     refused("data.files=.*can't be read", data={"files": ["nothing.json"]})
+    refused("weights='bfloat16': needs precision", weights="bfloat16")
     refused("lora.targets=.*no linear layers", lora={"rank": 2, "targets": ["w_proj"]})
     values = settings(vl, data, tmp_path / "run", schedule={"steps": 1})
     train(values)
@@ -185,6 +196,57 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
         train(values | {"seed": 1})
     bad = start(values | {"model": str(tmp_path)}, tmp_path / "bad.json")
     assert bad.wait() == 2 and bad.stderr.read().startswith("train: output=")
+
+
+def _sharded_loss(rank, port, batch, found):
+    from torch import distributed
+    from torch.distributed.fsdp import fully_shard
+
+    torch.set_num_threads(1)
+    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    learner = tiny_learner()
+    for module in learner.modules():
+        if type(module).__name__ in learner._no_split_modules:
+            fully_shard(module)
+    fully_shard(learner)
+    loss = learner(batch, 8, 0.0)["loss"]
+    loss.backward()
+    gradients = {n: p.grad.full_tensor() for n, p in learner.named_parameters() if p.grad is not None}
+    if rank == 0:
+        torch.save({"loss": loss.detach(), "gradients": gradients}, found)
+    distributed.destroy_process_group()
+
+
+def tiny_learner():
+    model = tiny_model().double()
+    dummy = {"input_ids": torch.full((1, 1), IMAGE), "pixel_values": torch.zeros(4, 96).double(),
+             "image_grid_thw": torch.tensor([[1, 2, 2]])}  # fmt: skip
+    return Learner(model, ObjectiveConfig(), dummy)
+
+
+def test_sharded_weights_give_the_same_loss_and_gradients(tmp_path):
+    """FSDP over two processes, as accelerate applies it; on a GPU that is accelerate's own business."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.manual_seed(0)
+    labels = torch.full((2, 24), IGNORE)
+    labels[:, 10:20] = 5
+    batch = {
+        "input_ids": torch.randint(0, 256, (2, 24)), "labels": labels, "turn": torch.zeros(2, 24, dtype=torch.long),
+        "attention_mask": torch.ones(2, 24, dtype=torch.bool), "block_uniform": torch.rand(2, 3),
+        "token_uniform": torch.rand(2, 24), "lengths": torch.tensor([20, 20]), "pictures": {},
+    }  # fmt: skip
+    torch.multiprocessing.spawn(_sharded_loss, (port, batch, tmp_path / "found.pt"), nprocs=2)
+    sharded = torch.load(tmp_path / "found.pt")
+    learner = tiny_learner()
+    loss = learner(batch, 8, 0.0)["loss"]
+    loss.backward()
+    gradients = {n: p.grad for n, p in learner.named_parameters() if p.grad is not None}
+    torch.testing.assert_close(sharded["loss"], loss.detach())
+    assert sharded["gradients"].keys() == gradients.keys()
+    for name, gradient in gradients.items():
+        torch.testing.assert_close(sharded["gradients"][name], gradient)
 
 
 def test_average_of_weights():

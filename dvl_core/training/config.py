@@ -256,7 +256,7 @@ class TrainConfig:
         micro_batch: rows per device and forward pass; accumulation follows from it and the number of devices.
         seed: of order and noise.
         precision: of the computation; bfloat16 by autocast.
-        weights: dtype in which weights are held; bfloat16 saves memory where little is trained (LoRA).
+        weights: dtype in which frozen weights are held; what is trained is always held in float32.
         gradient_checkpointing: recompute activations in the backward pass.
         ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for
             none.
@@ -286,6 +286,8 @@ class TrainConfig:
                 f"must be a multiple of micro_batch, which is {self.micro_batch}")
         require(self, "seed", self.seed >= 0, "must be 0 or more")
         require(self, "ema_decay", 0 <= self.ema_decay < 1, "must be 0 (off) or below 1, for example 0.999")
+        require(self, "weights", self.weights == "float32" or self.precision == "bfloat16",
+                "needs precision: bfloat16, which casts as it goes")
         if self.schedule.epochs is not None and self.data.kind == "tinyworld" and self.data.samples is None:
             raise ConfigError("schedule.epochs", self.schedule.epochs,
                               "TinyWorld has no end: give schedule.steps, or data.samples")

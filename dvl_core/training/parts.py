@@ -47,13 +47,18 @@ def add_adapters(model: nn.Module, config: AdapterConfig, seed: int) -> None:
 
 
 def freeze(model: nn.Module, optimizer: OptimizerConfig, adapters: bool) -> None:
-    """Mark what is trained: parts with a rate above 0; of a language model with adapters, only those."""
+    """Mark what is trained: parts with a rate above 0; of a language model with adapters, only those.
+
+    What is trained becomes float32: a small update of a bfloat16 weight would be rounded away.
+    """
     for name, parameter in model.named_parameters():
         part = part_of(name)
         chosen = getattr(optimizer.lr, part) > 0 and not _UNUSED.search(name)
         if part == "language" and adapters:
             chosen = "lora_" in name
         parameter.requires_grad_(chosen)
+        if chosen:
+            parameter.data = parameter.data.float()
 
 
 def parameter_groups(named: list[tuple[str, nn.Parameter]], optimizer: OptimizerConfig) -> list[dict[str, Any]]:

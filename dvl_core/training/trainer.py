@@ -81,6 +81,8 @@ class Trainer:
         whole = kind not in (DistributedType.FSDP, DistributedType.DEEPSPEED)
         if not whole and self.config.optimizer.name == "muon":
             raise ConfigError("optimizer.name", "muon", "needs whole matrices: use adamw with FSDP and DeepSpeed")
+        if split and self.config.weights != "float32":
+            raise ConfigError("weights", self.config.weights, "must be float32 where weights are sharded")
         if split and self.config.evaluation.tasks:
             raise ConfigError("evaluation.tasks", self.config.evaluation.tasks,
                               "can't be asked while weights are sharded: leave it out")
