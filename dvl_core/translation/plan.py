@@ -102,25 +102,20 @@ def plan_weights(
         dtype = _stored_dtype(origins[embedding])
     missing, wrong, recipes = [], [], []
     for name, shape in places.items():
-        stored, shown = origins.get(name), published_name(family.model, name) if published else name
-        means: tuple[int, ...] = ()
+        stored, means = origins.get(name), ()
         if stored is None and not name.startswith(family.fresh):
             missing.append(name)
             continue
         if stored is not None:
             held = stored.shape
             if vocabulary is not None and name in (embedding, head):
-                # Of the source's spare rows only the mask token's changes, and only on the way in: the picture
-                # token's is never looked at, and the head's keep the parent's logits to the bit.
-                new = {vocabulary.mask_id} if name == embedding else set()
-                means = tuple(at for at in vocabulary.added if at in new or at >= held[0])
-                held = (max(held[0], vocabulary.rows), *held[1:])
+                held, means = _with_added_rows(held, vocabulary, name == embedding)
             if held != shape:
                 wrong.append(f"{stored.name} {held} instead of {shape}")
                 continue
         recipes.append(
             Recipe(
-                name=shown,
+                name=published_name(family.model, name) if published else name,
                 shape=shape,
                 dtype=dtype or _stored_dtype(stored),
                 stored=stored,
@@ -135,6 +130,19 @@ def plan_weights(
     if problems:
         raise TranslationError(f"The source's tensors do not fit the model. {'; '.join(problems)}.")
     return recipes
+
+
+def _with_added_rows(
+    held: tuple[int, ...], vocabulary: Vocabulary, is_embedding: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Shape of an embedding or head that has a row for every token, and the rows that begin as the mean.
+
+    Of the source's spare rows only the mask token's changes, and only on the way in: the picture token's is never
+    looked at, and leaving the head's alone keeps the parent's logits to the bit.
+    """
+    new = {vocabulary.mask_id} if is_embedding else set()
+    means = tuple(at for at in vocabulary.added if at in new or at >= held[0])
+    return (max(held[0], vocabulary.rows), *held[1:]), means
 
 
 def module_shapes(model: nn.Module) -> dict[str, tuple[int, ...]]:
