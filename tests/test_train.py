@@ -1,41 +1,18 @@
-"""Whole training runs of tiny checkpoints: killed and resumed, on two processes, every stage, every family."""
+"""Whole training runs of tiny checkpoints in one process: every stage, both families, what is refused."""
 
 import copy
-import random
-import socket
-import time
+import importlib.util
 
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
-from tiny import IMAGE, tiny_model
-from training_runs import llava_set, losses, settings, small_checkpoint, start
+from training_runs import llava_set, losses, settings, small_checkpoint, start, train, trainer
 
 from dvl_core import load_model
-from dvl_core.training.checkpoints import latest
-from dvl_core.training.config import ObjectiveConfig, TrainConfig
+from dvl_core.tinyworld import TASKS
 from dvl_core.training.ema import WeightAverage
-from dvl_core.training.learner import Learner
 from dvl_core.training.logs import read_log
 from dvl_core.training.muon import Muon
-from dvl_core.training.objective import IGNORE
-from dvl_core.training.settings import ConfigError, build
-from dvl_core.training.trainer import Trainer
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    """Sums in one order, as in the processes that the tests start; and no state left from the run before."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    _forget()
-
-
-def _forget():
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+from dvl_core.training.settings import ConfigError
 
 
 @pytest.fixture(scope="module")
@@ -46,58 +23,6 @@ def data(tmp_path_factory):
 @pytest.fixture(scope="module")
 def vl(tmp_path_factory):
     return small_checkpoint(tmp_path_factory.mktemp("small"))
-
-
-def train(values):
-    """A run in this process; returns its finished model's folder."""
-    _forget()
-    return Trainer(build(TrainConfig, values)).run()
-
-
-def test_a_killed_run_goes_on_exactly(vl, data, tmp_path):
-    fields = {"schedule": {"steps": 40}, "ema_decay": 0.5, "evaluation": {"every": 20, "rows": 2},
-              "checkpoints": {"every": 3}, "data": {"held_out": 2, "workers": 1}}  # fmt: skip
-    whole, killed = (settings(vl, data, tmp_path / name, **fields) for name in ("whole", "killed"))
-    moment = random.SystemRandom().randint(4, 25)
-    process = start(killed, tmp_path / "killed.json")
-    log = tmp_path / "killed" / "log.jsonl"
-    while process.poll() is None and sum("loss" in entry for entry in read_log(log)) < moment:
-        time.sleep(0.01)
-    process.kill()  # SIGKILL: no handler, no farewell
-    process.wait()
-    assert process.returncode == -9, process.stderr.read()
-    assert not (tmp_path / "killed" / "model").exists()
-    point = latest(tmp_path / "killed" / "checkpoints")
-    assert point is not None
-    resumed = train(killed)
-    straight = train(whole)
-    assert losses(tmp_path / "killed") == losses(tmp_path / "whole"), f"killed at {moment}, resumed from {point.name}"
-    assert set(losses(tmp_path / "whole")) == set(range(1, 41))
-    held_out = [[e["held_out_loss"] for e in read_log(folder.parent / "log.jsonl") if "held_out_loss" in e]
-                for folder in (resumed, straight)]
-    assert held_out[0] == held_out[1] and len(held_out[0]) == 3
-    assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
-    assert [path.name for path in sorted((tmp_path / "killed" / "checkpoints").iterdir())] == [
-        "step-000039", "step-000040"]  # fmt: skip
-
-
-def test_two_processes_give_the_loss_of_one(vl, data, tmp_path):
-    fields = {"batch": 8, "schedule": {"steps": 3}, "evaluation": {"every": 3, "rows": 4}, "data": {"held_out": 4}}
-    pair = settings(vl, data, tmp_path / "two", **fields)
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
-    process = start(pair, tmp_path / "two.json", *launcher)
-    train(settings(vl, data, tmp_path / "one", **fields))
-    _, error = process.communicate(timeout=300)
-    assert process.returncode == 0, error
-    one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
-    assert set(one) == {1, 2, 3} and two == pytest.approx(one, rel=1e-5)
-    first, second = ([e for e in read_log(tmp_path / name / "log.jsonl") if "held_out_loss" in e]
-                     for name in ("one", "two"))
-    for alone, together in zip(first, second, strict=True):
-        assert together["held_out_loss"] == pytest.approx(alone["held_out_loss"], rel=1e-4)
-    norms = [[e["gradient_norm"] for e in read_log(tmp_path / n / "log.jsonl") if "loss" in e] for n in ("one", "two")]
-    assert norms[1] == pytest.approx(norms[0], rel=1e-4)
 
 
 def test_accumulation_changes_nothing(vl, data, tmp_path):
@@ -152,13 +77,12 @@ def test_adapters_are_merged_into_the_model(vl, data, tmp_path):
     rates = {"vision": 0, "projector": 0, "language": 1e-2}
     values = settings(vl, data, tmp_path / "run", optimizer={"lr": rates}, schedule={"steps": 2},
                       lora={"rank": 2, "targets": ["q_proj", "down_proj"]}, objective={"kind": "autoregressive"})
-    _forget()
-    trainer = Trainer(build(TrainConfig, values))
-    folder = trainer.run()
+    run = trainer(values)
+    folder = run.run()
     names = changed(vl, folder)
     assert names and all(name.endswith(("q_proj.weight", "down_proj.weight")) for name in names)
     assert all("language_model" in name for name in names)
-    trained, (loaded, _) = trainer.learner.model.eval(), load_model(folder, device="cpu")
+    trained, (loaded, _) = run.learner.model.eval(), load_model(folder, device="cpu")
     ids = torch.arange(40)[None]
     with torch.no_grad():
         torch.testing.assert_close(loaded(input_ids=ids).logits, trained(input_ids=ids).logits, rtol=1e-4, atol=1e-4)
@@ -181,12 +105,25 @@ def test_everything_at_once_runs(vl, data, tmp_path):
     assert load_model(folder, device="cpu", dtype="auto")[0].config.enable_bd3lm
 
 
+def test_the_benchmark_and_a_tracker_beside_the_log(vl, data, tmp_path):
+    tracker = "tensorboard" if importlib.util.find_spec("tensorboard") else "none"
+    values = settings(vl, data, tmp_path / "run", schedule={"steps": 2}, logging={"every": 2, "tracker": tracker},
+                      evaluation={"every": 2, "rows": 0, "tasks": [next(iter(TASKS))], "samples": 1})
+    train(values)
+    entries = [entry for entry in read_log(tmp_path / "run" / "log.jsonl") if "exact" in entry]
+    assert [entry["step"] for entry in entries] == [0, 2]
+    assert all(entry["exact"].keys() == {next(iter(TASKS))} for entry in entries)
+    assert tracker == "none" or list((tmp_path / "run").rglob("events.out*"))
+
+
 def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
     def refused(said, **fields):
         with pytest.raises(ConfigError, match=said):
             train(settings(vl, data, tmp_path / "bad", **fields))
 
     refused("evaluation.tasks='juggling': must be all", evaluation={"every": 1, "tasks": ["juggling"]})
+    if importlib.util.find_spec("trackio") is None:
+        refused("logging.tracker='trackio': is not installed", logging={"tracker": "trackio"})
     refused("data.files=.*can't be read", data={"files": ["nothing.json"]})
     refused("weights='bfloat16': needs precision", weights="bfloat16")
     refused("lora.targets=.*no linear layers", lora={"rank": 2, "targets": ["w_proj"]})
@@ -196,57 +133,6 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
         train(values | {"seed": 1})
     bad = start(values | {"model": str(tmp_path)}, tmp_path / "bad.json")
     assert bad.wait() == 2 and bad.stderr.read().startswith("train: output=")
-
-
-def _sharded_loss(rank, port, batch, found):
-    from torch import distributed
-    from torch.distributed.fsdp import fully_shard
-
-    torch.set_num_threads(1)
-    distributed.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    learner = tiny_learner()
-    for module in learner.modules():
-        if type(module).__name__ in learner._no_split_modules:
-            fully_shard(module)
-    fully_shard(learner)
-    loss = learner(batch, 8, 0.0)["loss"]
-    loss.backward()
-    gradients = {n: p.grad.full_tensor() for n, p in learner.named_parameters() if p.grad is not None}
-    if rank == 0:
-        torch.save({"loss": loss.detach(), "gradients": gradients}, found)
-    distributed.destroy_process_group()
-
-
-def tiny_learner():
-    model = tiny_model().double()
-    dummy = {"input_ids": torch.full((1, 1), IMAGE), "pixel_values": torch.zeros(4, 96).double(),
-             "image_grid_thw": torch.tensor([[1, 2, 2]])}  # fmt: skip
-    return Learner(model, ObjectiveConfig(), dummy)
-
-
-def test_sharded_weights_give_the_same_loss_and_gradients(tmp_path):
-    """FSDP over two processes, as accelerate applies it; on a GPU that is accelerate's own business."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.manual_seed(0)
-    labels = torch.full((2, 24), IGNORE)
-    labels[:, 10:20] = 5
-    batch = {
-        "input_ids": torch.randint(0, 256, (2, 24)), "labels": labels, "turn": torch.zeros(2, 24, dtype=torch.long),
-        "attention_mask": torch.ones(2, 24, dtype=torch.bool), "block_uniform": torch.rand(2, 3),
-        "token_uniform": torch.rand(2, 24), "lengths": torch.tensor([20, 20]), "pictures": {},
-    }  # fmt: skip
-    torch.multiprocessing.spawn(_sharded_loss, (port, batch, tmp_path / "found.pt"), nprocs=2)
-    sharded = torch.load(tmp_path / "found.pt")
-    learner = tiny_learner()
-    loss = learner(batch, 8, 0.0)["loss"]
-    loss.backward()
-    gradients = {n: p.grad for n, p in learner.named_parameters() if p.grad is not None}
-    torch.testing.assert_close(sharded["loss"], loss.detach())
-    assert sharded["gradients"].keys() == gradients.keys()
-    for name, gradient in gradients.items():
-        torch.testing.assert_close(sharded["gradients"][name], gradient)
 
 
 def test_average_of_weights():

@@ -1,4 +1,4 @@
-"""Small training runs for the tests: a LLaVA set of coloured pictures, settings for it, and the loop in a process."""
+"""Small training runs for the tests: a checkpoint, a LLaVA set of coloured pictures, settings, and ways to run them."""
 
 import json
 import os
@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from accelerate.state import AcceleratorState, GradientState
 from PIL import Image
 from qwen_tokenizer import SPECIAL_IDS, qwen_tokenizer
 from tiny import tiny_config
@@ -15,7 +16,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.processing import DiffusionVLQwenVLProcessor
+from dvl_core.training.config import TrainConfig
 from dvl_core.training.logs import read_log
+from dvl_core.training.settings import build
+from dvl_core.training.trainer import Trainer
 
 ROOT = Path(__file__).parents[1]
 ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "PYTHONPATH": str(ROOT)}
@@ -64,6 +68,19 @@ def settings(model: Path, pictures: Path, output: Path, **fields) -> dict:
         "checkpoints": {"every": 2},
     }  # fmt: skip
     return base | fields | {"data": base["data"] | fields.get("data", {})}
+
+
+def trainer(values: dict) -> Trainer:
+    """A run in this process, on one thread as in those of `start`, with no state left from the run before."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    torch.set_num_threads(1)
+    return Trainer(build(TrainConfig, values))
+
+
+def train(values: dict) -> Path:
+    """Train to the end in this process; returns the finished model's folder."""
+    return trainer(values).run()
 
 
 def start(values: dict, place: Path, *launcher: str) -> subprocess.Popen:
