@@ -1,8 +1,10 @@
-"""Command line of the TinyWorld benchmark.
+"""Command line of the benchmarks.
 
     python -m dvl_core.evaluate --model assets/tinyvl --parent assets/tinyvl-ar --tasks all --samples 200 --json
+    python -m dvl_core.evaluate --model assets/tinyvl --pictures tests/data/foreign
 
-Exact match per task on pictures that training never drew: block diffusion at the chosen settings, and greedy
+Exact match per task on TinyWorld pictures that training never drew, or right answers per kind on a folder of pictures
+with a questions.json (its format: dvl_core/evaluation/pictures.py). Block diffusion at the chosen settings, and greedy
 autoregressive decoding of the parent where one is given.
 """
 
@@ -15,7 +17,7 @@ from dataclasses import asdict, fields
 
 from .decoding import DecodingConfig
 from .decoding.strategies import STRATEGIES
-from .evaluation import evaluate, mean_exact
+from .evaluation import evaluate, evaluate_pictures, load_questions, mean_exact, share_right
 from .models.loading import load_model
 from .tinyworld import TASKS
 
@@ -25,7 +27,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="checkpoint to evaluate (folder or repository)")
     parser.add_argument("--parent", help="its autoregressive parent, evaluated too")
-    parser.add_argument("--tasks", default="all", help=f"all, or some of {','.join(TASKS)}")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--pictures", metavar="FOLDER", help="ask about the pictures of this folder, not TinyWorld's")
+    what.add_argument("--tasks", default="all", help=f"all, or some of {','.join(TASKS)}")
     parser.add_argument("--samples", type=int, default=200, help="questions per task (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="which test pictures (default 0)")
     parser.add_argument("--batch", type=int, default=16, help="questions answered at once (default 16)")
@@ -35,7 +39,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--threshold", type=float, default=0.85, help="of low_confidence_dynamic (default 0.85)")
     parser.add_argument("--max-new-tokens", type=int, default=96, help="longest answer (default 96)")
     parser.add_argument("--device", default="auto")
-    parser.add_argument("--mistakes", action="store_true", help="list the first wrong answers of every task")
+    parser.add_argument("--mistakes", action="store_true",
+                        help="list the first wrong answers of every task (--pictures always lists all)")
     parser.add_argument("--json", action="store_true", help="one JSON object instead of a table")
     return parser.parse_args(arguments)
 
@@ -57,6 +62,8 @@ def check(options: argparse.Namespace) -> None:
     for name in ("samples", "batch"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
+    if options.pictures:
+        load_questions(options.pictures)
     unknown = [] if options.tasks == "all" else [t for t in options.tasks.split(",") if t not in TASKS]
     if unknown:
         raise ValueError(f"task {unknown[0]!r} must be one of {', '.join(TASKS)}")
@@ -69,6 +76,16 @@ def report(path: str, options: argparse.Namespace) -> dict:
     diffusion = model.config.enable_bd3lm
     if not options.json:
         print(f"{path}: {'block diffusion' if diffusion else 'autoregressive, greedy'}")
+    result = {"model": path, "decoding": "block diffusion" if diffusion else "autoregressive"}
+    if diffusion:
+        result["config"] = {f.name: getattr(config, f.name) for f in fields(config)}
+    ask = report_pictures if options.pictures else report_tasks
+    return result | ask(model, processor, options, config)
+
+
+def report_tasks(model, processor, options: argparse.Namespace, config: DecodingConfig) -> dict:
+    """Exact match on TinyWorld, task by task."""
+    if not options.json:
         print(f"{'task':<10} {'exact':>6} {'steps':>7} {'tokens/step':>12} {'seconds':>8}")
     scores = []
     tasks = None if options.tasks == "all" else options.tasks.split(",")
@@ -81,15 +98,30 @@ def report(path: str, options: argparse.Namespace) -> dict:
                 print(f"    seed {seed}: {question!r} wanted {wanted!r} got {given!r}")
     if not options.json:
         print(f"{'mean':<10} {mean_exact(scores):>6.3f}\n")
-    result = {"model": path, "decoding": "block diffusion" if diffusion else "autoregressive"}
-    if diffusion:
-        result["config"] = {f.name: getattr(config, f.name) for f in fields(config)}
     tasks_out = {s.task: {k: v for k, v in asdict(s).items() if k != "task"} for s in scores}
     if not options.mistakes:
         for entry in tasks_out.values():
             entry.pop("mistakes")
-    return result | {"samples": options.samples, "seed": options.seed, "mean_exact": mean_exact(scores),
-                     "tasks": tasks_out}
+    return {"samples": options.samples, "seed": options.seed, "mean_exact": mean_exact(scores), "tasks": tasks_out}
+
+
+def report_pictures(model, processor, options: argparse.Namespace, config: DecodingConfig) -> dict:
+    """Right answers about a folder of pictures, kind by kind, the wrong ones listed."""
+    if not options.json:
+        print(f"{'kind':<10} {'right':>8} {'share':>6} {'steps':>7} {'tokens/step':>12} {'seconds':>8}")
+    scores = []
+    for score in evaluate_pictures(model, processor, options.pictures, config, options.batch):
+        scores.append(score)
+        if not options.json:
+            print(f"{score.kind:<10} {f'{score.right}/{score.questions}':>8} {score.right / score.questions:>6.3f} "
+                  f"{score.steps:>7.1f} {score.tokens_per_step:>12.2f} {score.seconds:>8.1f}", flush=True)
+            for file, question, wanted, given in score.mistakes:
+                print(f"    {file}: {question!r} wanted {wanted!r} got {given!r}")
+    right, asked = sum(s.right for s in scores), sum(s.questions for s in scores)
+    if not options.json:
+        print(f"{'all':<10} {f'{right}/{asked}':>8} {share_right(scores):>6.3f}\n")
+    kinds = {s.kind: {k: v for k, v in asdict(s).items() if k != "kind"} for s in scores}
+    return {"pictures": options.pictures, "questions": asked, "share_right": share_right(scores), "kinds": kinds}
 
 
 def main(arguments: list[str] | None = None) -> int:
