@@ -127,6 +127,8 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
     refused("data.files=.*can't be read", data={"files": ["nothing.json"]})
     refused("weights='bfloat16': needs precision", weights="bfloat16")
     refused("lora.targets=.*no linear layers", lora={"rank": 2, "targets": ["w_proj"]})
+    with pytest.raises(ValueError, match="in a row can't be used, .*data.image_folder"):
+        train(settings(vl, data, tmp_path / "bad", data={"image_folder": str(tmp_path)}))
     values = settings(vl, data, tmp_path / "run", schedule={"steps": 1})
     train(values)
     with pytest.raises(ConfigError, match="output=.*seed is 0 there and 1 here"):

@@ -35,9 +35,12 @@ def latest(folder: Path) -> Path | None:
 
 
 def check_same_run(folder: Path, fields: dict[str, Any]) -> None:
-    """Refuse to continue a run with other settings than it began with. Raises ConfigError naming them."""
+    """Refuse to continue a run with other settings than it began with. Raises ConfigError naming them.
+
+    A folder without a resume point holds nothing to continue, and may begin anew.
+    """
     record = folder / "run.json"
-    if record.exists() and (found := differences(json.loads(record.read_text()), fields)):
+    if record.exists() and latest(folder / "checkpoints") and (found := differences(json.loads(record.read_text()), fields)):
         raise ConfigError("output", str(folder), f"holds a run with other settings ({'; '.join(found)}): "
                           "choose another folder, or delete this one")
 

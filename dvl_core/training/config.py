@@ -308,6 +308,10 @@ def load_config(path: str | Path, assignments: Sequence[str] = ()) -> TrainConfi
 
 
 def same_run(plain_config: dict[str, Any]) -> dict[str, Any]:
-    """The fields that decide what is trained; a run can be resumed when these agree."""
-    free = ("output", "evaluation", "checkpoints", "logging")
-    return {name: value for name, value in plain_config.items() if name not in free}
+    """The fields that decide what is trained; a run can be resumed when these agree.
+
+    Not among them is what only says how it is computed and watched, so that a run can move to other devices.
+    """
+    free = ("output", "evaluation", "checkpoints", "logging", "micro_batch", "gradient_checkpointing")
+    fields = {name: value for name, value in plain_config.items() if name not in free}
+    return fields | {"data": {name: value for name, value in fields["data"].items() if name != "workers"}}

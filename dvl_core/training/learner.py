@@ -51,7 +51,7 @@ class Learner(nn.Module):
 
         Returns:
             loss: scalar; levels: float [4, 2], per quartile of the noise level the sum of the token losses and their
-            number (next-token prediction: all of them in the first).
+            number (all 0 for next-token prediction, which has no noise).
         """
         ids, labels = batch["input_ids"], batch["labels"]
         embeds = self.model.embed_inputs(ids, **batch["pictures"])
@@ -60,7 +60,7 @@ class Learner(nn.Module):
             embeds = embeds + 0 * self.model.embed_inputs(**dummy).sum()
         if self.objective.kind == "autoregressive":
             losses = next_token_losses(self.model, embeds, labels, batch["attention_mask"])
-            return {"loss": row_mean(losses, labels), "levels": by_level(losses, labels != IGNORE, losses * 0)}
+            return {"loss": row_mean(losses, labels), "levels": torch.zeros(QUARTILES, 2, device=labels.device)}
         return self._diffusion(batch, embeds, block_size, progress)
 
     def _diffusion(self, batch: dict[str, Any], embeds: Tensor, block_size: int, progress: float) -> dict[str, Tensor]:

@@ -139,7 +139,7 @@ class Trainer:
         self.update, self.skipped, self.window = state["update"], state["skipped"], Window(**state["window"])
 
     def _record(self) -> None:
-        if self.accelerator.is_main_process and not (self.folder / "run.json").exists():
+        if self.accelerator.is_main_process and self.update == 0:
             (self.folder / "run.json").write_text(json.dumps(same_run(plain(self.config)), indent=1))
 
     def _train(self) -> None:
@@ -147,12 +147,15 @@ class Trainer:
         slots = SlotBatches(self.update, self.updates, config.batch, config.micro_batch,
                             self.accelerator.process_index, self.accelerator.num_processes)
         rows = SlotRows(self.data.train, self.data.train_order, self.encode, plan)
+        if self.update < self.updates:
+            rows[self.update * config.batch]  # a wrong folder is found here, where the message can be read
         loader = batches(rows, slots, self.pad_id, config.data.workers, self.accelerator.device.type == "cuda")
         sums = torch.zeros(2 + 2 * QUARTILES, device=self.accelerator.device)
         skipped: list[tuple[str, str]] = []
         began = time.monotonic()
         for batch in loader:
             skipped += batch.pop("skipped")
+            self._set_rates()
             with self.accelerator.accumulate(self.learner):
                 result = self.learner(to_device(batch, self.accelerator.device), plan.block_at(self.update),
                                       plan.progress(self.update))
@@ -168,15 +171,17 @@ class Trainer:
     def _plan(self) -> Plan:
         return Plan(self.config.batch, self.updates, self.config.seed, self.block_size, self.config.objective)
 
+    def _set_rates(self) -> None:
+        """Before the backward pass, in which DeepSpeed moves the weights."""
+        self.factor = rate_factor(self.update, self.updates, self.config.schedule)
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            group["lr"] = rate * self.factor
+
     def _step(self) -> float | None:
-        """Clip, set the rates and move the weights, when the gradients of an update are complete."""
+        """Clip and move the weights when the gradients of an update are complete; returns their norm."""
         norm = None
-        if self.accelerator.sync_gradients:
-            if self.config.optimizer.clip:
-                norm = self.accelerator.clip_grad_norm_(self.learner.parameters(), self.config.optimizer.clip)
-            self.factor = rate_factor(self.update, self.updates, self.config.schedule)
-            for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
-                group["lr"] = rate * self.factor
+        if self.accelerator.sync_gradients and self.config.optimizer.clip:
+            norm = self.accelerator.clip_grad_norm_(self.learner.parameters(), self.config.optimizer.clip)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return None if norm is None else float(norm)
@@ -252,8 +257,10 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         step_scheduler_with_optimizer=False,
         kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
     )
-    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # it would read this off a loader; ours is our own
-        accelerator.state.deepspeed_plugin.deepspeed_config["train_micro_batch_size_per_gpu"] = config.micro_batch
+    if accelerator.distributed_type == DistributedType.DEEPSPEED:  # what it would read off a loader, and its own clip
+        accelerator.state.deepspeed_plugin.deepspeed_config |= {
+            "train_micro_batch_size_per_gpu": config.micro_batch, "gradient_clipping": config.optimizer.clip,
+        }  # fmt: skip
     return accelerator
 
 
