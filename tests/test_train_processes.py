@@ -53,13 +53,15 @@ def test_a_killed_run_goes_on_exactly(vl, data, tmp_path):
         "step-000039", "step-000040"]  # fmt: skip
 
 
-def test_two_processes_give_the_loss_of_one(vl, data, tmp_path):
+@pytest.mark.parametrize("family", ["vl", "lm"])
+def test_two_processes_give_the_loss_of_one(translated, vl, data, tmp_path, family):
+    source = vl if family == "vl" else translated("qwen2")[1]
     fields = {"batch": 8, "schedule": {"steps": 3}, "evaluation": {"every": 3, "rows": 4}, "data": {"held_out": 4}}
-    pair = settings(vl, data, tmp_path / "two", **fields)
+    pair = settings(source, data, tmp_path / "two", **fields)
     launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
                 "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
     process = start(pair, tmp_path / "two.json", *launcher)
-    train(settings(vl, data, tmp_path / "one", **fields))
+    train(settings(source, data, tmp_path / "one", **fields))
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")

@@ -1,1 +1,1 @@
-"""Training: noise, masks and objective of block diffusion, and the pipeline that makes the bundled model."""
+"""Training: noise, masks and objective of block diffusion, the trainer, and the pipeline of the bundled model."""

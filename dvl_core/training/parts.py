@@ -13,7 +13,6 @@ from .settings import ConfigError
 
 PARTS = ("vision", "projector", "language")
 _PROJECTOR = re.compile(r"mm_projector|merger|image_newline|connector|multi_modal_projector")
-_UNUSED = re.compile(r"vision_tower\.post_layernorm")  # its input is taken: waiting for its gradient would not end
 _VISION = re.compile(r"visual\.|vision_tower|vision_model")
 
 
@@ -53,7 +52,7 @@ def freeze(model: nn.Module, optimizer: OptimizerConfig, adapters: bool) -> None
     """
     for name, parameter in model.named_parameters():
         part = part_of(name)
-        chosen = getattr(optimizer.lr, part) > 0 and not _UNUSED.search(name)
+        chosen = getattr(optimizer.lr, part) > 0
         if part == "language" and adapters:
             chosen = "lora_" in name
         parameter.requires_grad_(chosen)

@@ -255,7 +255,8 @@ def _accelerator(config: TrainConfig) -> Accelerator:
         log_with=None if config.logging.tracker == "none" else config.logging.tracker,
         project_dir=config.output,
         step_scheduler_with_optimizer=False,
-        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)],
+        # some towers have weights that the model does not use, such as a last norm whose input is taken
+        kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False, find_unused_parameters=True)],
     )
     if accelerator.distributed_type == DistributedType.DEEPSPEED:  # what it would read off a loader, and its own clip
         accelerator.state.deepspeed_plugin.deepspeed_config |= {
