@@ -6,6 +6,7 @@ import importlib.util
 import pytest
 import torch
 from parents import PARENTS
+from safetensors import safe_open
 from training_runs import llava_set, losses, settings, small_checkpoint, start, train, trainer
 
 from dvl_core import load_model
@@ -46,12 +47,18 @@ def test_the_trained_model_loads_and_has_learnt(translated, data, tmp_path, kind
     before, _ = load_model(source, device="cpu")
     old, new = before.state_dict(), model.state_dict()
     assert old.keys() == new.keys()
+    assert stored_names(folder) == stored_names(source)  # the same layout on disk
     assert any(not torch.equal(old[key], new[key]) for key in old)
     entries = read_log(tmp_path / "run" / "log.jsonl")
     assert any(entry.get("skipped") == "s5" and "5.png" in entry["reason"] for entry in entries)
     assert entries[-2]["skipped_samples"] >= 1 and entries[-2]["samples"] == 24
     assert set(entries[-2]["by_level"]) <= {"t<0.25", "t<0.5", "t<0.75", "t<=1"}
     assert train(values) == folder  # a finished run is finished
+
+
+def stored_names(folder):
+    """Names of the tensors in a folder's files."""
+    return {name for file in folder.glob("*.safetensors") for name in safe_open(file, "pt").keys()}
 
 
 def changed(source, folder):

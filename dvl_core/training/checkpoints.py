@@ -39,8 +39,9 @@ def check_same_run(folder: Path, fields: dict[str, Any]) -> None:
 
     A folder without a resume point holds nothing to continue, and may begin anew.
     """
-    record = folder / "run.json"
-    if record.exists() and latest(folder / "checkpoints") and (found := differences(json.loads(record.read_text()), fields)):
+    if not latest(folder / "checkpoints"):
+        return
+    if found := differences(json.loads((folder / "run.json").read_text()), fields):
         raise ConfigError("output", str(folder), f"holds a run with other settings ({'; '.join(found)}): "
                           "choose another folder, or delete this one")
 
