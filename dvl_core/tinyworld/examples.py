@@ -10,14 +10,15 @@ from __future__ import annotations
 import argparse
 import json
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from .pictures import CANVAS, Picture, Word, draw
+from .drawing import draw
+from .pictures import CANVAS, Picture, Style, Text
 from .questions import ask
 from .sampling import rng_for, sample_picture, split_of
 
-SIZE = 5 * CANVAS
+SIZE = 4 * CANVAS
 
 
 @dataclass(frozen=True)
@@ -30,32 +31,33 @@ class Example:
     seed: int
     task: str
     question: str
-    word: str = ""  # a word to write instead of the seed's own
+    lines: tuple[str, ...] = ()  # a text to write instead of the seed's own
 
 
 EXAMPLES = (
     Example("shapes.png", "Describe a scene", "scene", 5036, "caption", "Describe the picture."),
-    Example("place.png", "Look at one place", "scene", 5011, "place", "What is at the bottom right?"),
-    Example("word.png", "Read a word", "word", 5001, "word", "What does it say?", word="CLOUD"),
-    Example("backwards.png", "Read it backwards", "word", 5004, "reversed", "Read the word backwards.", word="WHALE"),
+    Example("count.png", "Count shapes", "scene", 5011, "count", "How many red shapes are there?"),
+    Example("beside.png", "Look beside a shape", "scene", 5012, "beside", "What is left of the star?"),
+    Example("word.png", "Read a sign", "text", 5001, "read", "What does the sign say?", lines=("CLOUD", "FOREST")),
+    Example("backwards.png", "Read it backwards", "text", 5004, "reversed", "Read the word backwards.",
+            lines=("whale",)),
     Example("chart.png", "Chart to table", "chart", 5019, "table", "Turn the chart into a table."),
-    Example("bars.png", "Find the tallest bar", "chart", 5004, "tallest", "Which bar is the tallest?"),
+    Example("value.png", "Look up a value", "chart", 5004, "value", "What is the value of C?"),
     Example("sudoku.png", "Solve a sudoku", "sudoku", 5001, "sudoku", "Solve the sudoku."),
-    Example("puzzle.png", "A harder sudoku", "sudoku", 5030, "sudoku", "Solve the sudoku."),
 )
 
 
 def picture_of(example: Example) -> Picture:
-    """The example's picture.
+    """The example's picture, without grain, compression or turn.
 
     Raises:
         ValueError: if its content belongs to the training split.
     """
     picture = sample_picture(rng_for("test", example.seed), "test", example.kind)
-    if example.word:
-        pitch = min(24.0, (CANVAS - 6) / len(example.word))
-        left = (CANVAS - pitch * len(example.word)) / 2
-        picture = Word(example.word, picture.colour, picture.paper, pitch, left, CANVAS / 2, bold=True)
+    if example.lines:
+        picture = Text(example.lines, picture.colour, style=picture.style)
+    plain = Style(font=picture.style.font, paper=picture.style.paper, aspect=max(1.0, picture.style.aspect))
+    picture = replace(picture, style=plain)
     if split_of(picture) != "test":
         raise ValueError(f"{example.file}: the picture belongs to the training split")
     return picture
@@ -65,9 +67,9 @@ def answer_of(example: Example) -> str:
     """The right answer to the example's question."""
     picture = picture_of(example)
     for seed in range(10_000):  # the wording is drawn at random: draw until it is the example's
-        question, answer = ask(random.Random(seed), picture, example.task)
-        if question == example.question:
-            return answer
+        turn = ask(random.Random(seed), picture, example.task)
+        if turn is not None and turn[0] == example.question:
+            return turn[1]
     raise ValueError(f"{example.file}: {example.question!r} is not a wording of {example.task}")
 
 

@@ -8,32 +8,40 @@ content decides, and a drawn picture of the other split is drawn again.
 from __future__ import annotations
 
 import random
+import string
 import zlib
+from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations
 
+from .drawing import FONTS, PATTERNS
 from .pictures import (
-    CANVAS,
     COLOURS,
-    LETTERS,
-    MAX_BARS,
-    MAX_VALUE,
-    MAX_WORD,
-    PAPERS,
+    MAX_LINE,
+    MAX_LINES,
+    MAX_READING,
+    MAX_SHAPES,
     SHAPES,
     SIZES,
     Chart,
+    Other,
     Picture,
     Scene,
     Shape,
+    Style,
     Sudoku,
-    Word,
+    Sum,
+    Table,
+    Text,
 )
+from .words import COMMON, HEADERS, SERIES, TITLES
 
 SPLITS = ("train", "test")
-KINDS = ("scene", "word", "chart", "sudoku")
-KIND_SHARES = (0.3, 0.3, 0.18, 0.22)
-_DARK = tuple(c for c in COLOURS if c != "yellow")  # yellow characters on pale paper are hard to read
+KINDS = ("scene", "text", "chart", "table", "sudoku", "sum", "other")
+KIND_SHARES = (0.34, 0.22, 0.18, 0.08, 0.09, 0.05, 0.04)
+CHARACTERS = string.ascii_uppercase + string.ascii_lowercase + string.digits
+_UNSEEN_ON_DARK = {"black", "brown", "blue", "purple", "gray"}
+_NAMES = tuple(word.title() for word in COMMON if 3 <= len(word) <= 7)
 
 
 def split_of(picture: Picture) -> str:
@@ -55,7 +63,7 @@ def rng_for(split: str, seed: int) -> random.Random:
 def sample_picture(
     rng: random.Random, split: str, kind: str | None = None, shares: tuple[float, ...] = KIND_SHARES
 ) -> Picture:
-    """Draw the content of a picture that belongs to `split`.
+    """Draw the content and the look of a picture that belongs to `split`.
 
     Args:
         rng: random stream; advanced by the call.
@@ -70,54 +78,155 @@ def sample_picture(
             return picture
 
 
-def _sample_scene(rng: random.Random) -> Scene:
-    count = rng.randint(1, 6)
-    shapes = []
-    for place in sorted(rng.sample(range(9), count)):
-        size = rng.choice(SIZES)
-        radius = rng.uniform(11.0, 13.5) if size == "large" else rng.uniform(6.0, 7.5)
-        slack = 15.0 - radius
-        shapes.append(
-            Shape(
-                kind=rng.choice(SHAPES),
-                colour=rng.choice(tuple(COLOURS)),
-                size=size,
-                place=place,
-                x=16 + 32 * (place % 3) + rng.uniform(-slack, slack) * 0.8,
-                y=16 + 32 * (place // 3) + rng.uniform(-slack, slack) * 0.8,
-                radius=radius,
-            )
-        )
-    return Scene(tuple(shapes), rng.randrange(len(PAPERS)))
+def sample_style(rng: random.Random, turn: float = 5.0, inks: tuple[str, ...] = ()) -> Style:
+    """A look: most papers are light and plain; some are dark, where every ink can be seen on that.
 
+    Args:
+        rng: random stream.
+        turn: largest angle, in degrees.
+        inks: names of the colours that must stand out from the paper.
+    """
+    def tinted(low: int, high: int) -> tuple[int, int, int]:
+        base = rng.randint(low, high)
+        return tuple(max(0, min(255, base + rng.randint(-14, 14))) for _ in range(3))
 
-def _sample_word(rng: random.Random) -> Word:
-    length = rng.choices(range(1, MAX_WORD + 1), (1, 2, 4, 5, 5, 5))[0]
-    text = "".join(rng.choice(LETTERS) for _ in range(length))
-    pitch = min(24.0, (CANVAS - 4) / length) * rng.uniform(0.9, 1.0)
-    slack = CANVAS - pitch * length
-    return Word(
-        text=text,
-        colour=rng.choice(_DARK),
-        paper=rng.randrange(len(PAPERS)),
-        pitch=pitch,
-        x=rng.uniform(0.15, 0.85) * slack,
-        y=CANVAS / 2 + rng.uniform(-18, 18),
-        bold=rng.random() < 0.5,
+    dark = rng.random() < 0.2 and not set(inks) & _UNSEEN_ON_DARK
+    around = (15, 50) if dark else (225, 255)
+    paper = (255, 255, 255) if not dark and rng.random() < 0.4 else tinted(*around)
+    fade = tinted(*around) if rng.random() < 0.15 else None
+    return Style(
+        font=rng.randrange(len(FONTS)),
+        paper=paper,
+        fade=fade,
+        turn=rng.uniform(-turn, turn) if rng.random() < 0.3 else 0.0,
+        line=rng.uniform(0.7, 2.0),
+        grain=rng.uniform(2, 10) if rng.random() < 0.2 else 0.0,
+        jpeg=rng.randint(40, 90) if rng.random() < 0.2 else 0,
+        smooth=rng.random() < 0.8,
+        aspect=1.0 if rng.random() < 0.5 else rng.uniform(0.75, 1.6),
+        shade=tuple(rng.randint(-14, 14) for _ in range(3)),
     )
 
 
-def _sample_chart(rng: random.Random) -> Chart:
-    count = rng.randint(3, MAX_BARS)
-    while True:
-        values = tuple(rng.randint(1, MAX_VALUE) for _ in range(count))
-        if values.count(max(values)) == 1 and values.count(min(values)) == 1:
-            break
+def _colour(rng: random.Random, readable: bool = False) -> str:
+    """Any colour; or one that characters on light paper can be read in."""
+    return rng.choice(tuple(c for c in COLOURS if not readable or c not in ("yellow", "pink")))
+
+
+def _sample_scene(rng: random.Random) -> Scene:
+    places = sorted(rng.sample(range(9), rng.randint(1, MAX_SHAPES)))
+    few = rng.sample(tuple(COLOURS), 3) if rng.random() < 0.5 else tuple(COLOURS)  # repeats make counting worthwhile
+    kinds = rng.sample(SHAPES, 3) if rng.random() < 0.5 else SHAPES
+    outlined = rng.random() < 0.2
+    shapes = []
+    for place in places:
+        size = rng.choice(SIZES)
+        radius = rng.uniform(0.34, 0.44) if size == "large" else rng.uniform(0.17, 0.23)
+        slack = 0.46 - radius
+        shapes.append(
+            Shape(
+                kind=rng.choice(kinds),
+                colour=rng.choice(few),
+                size=size,
+                place=place,
+                dx=rng.uniform(-slack, slack),
+                dy=rng.uniform(-slack, slack),
+                radius=radius,
+                turn=rng.uniform(-10, 10) if rng.random() < 0.3 else 0.0,
+                outline=outlined and size == "large",
+            )
+        )
+    return Scene(tuple(shapes), sample_style(rng, 4.0, tuple(shape.colour for shape in shapes)))
+
+
+def _some_word(rng: random.Random, longest: int = MAX_LINE) -> str:
+    """A common word or a random string, in capitals, in lower case or as a name."""
     if rng.random() < 0.5:
-        colours = (rng.choice(tuple(COLOURS)),) * count
+        word = rng.choice([w for w in COMMON if len(w) <= longest])
+        return rng.choice((str.upper, str.lower, str.title))(word)
+    length = min(longest, rng.choices(range(1, MAX_LINE + 1), (1, 2, 4, 5, 5, 5, 4, 4, 3, 3, 2, 2))[0])
+    alphabet = rng.choice((string.ascii_uppercase, string.ascii_lowercase, CHARACTERS, string.digits))
+    return "".join(rng.choice(alphabet) for _ in range(length))
+
+
+def _sample_text(rng: random.Random) -> Text:
+    if rng.random() < 0.65:
+        lines: tuple[str, ...] = (_some_word(rng),)
     else:
-        colours = tuple(rng.sample(tuple(COLOURS), count))
-    return Chart(values, colours, rng.randrange(len(PAPERS)))
+        case = rng.choice((str.upper, str.lower, str.title))
+        lines = ()
+        for _ in range(rng.randint(1, MAX_LINES)):
+            line = case(rng.choice(COMMON))
+            while len(line) < 9 and rng.random() < 0.7:
+                more = f"{line} {case(rng.choice(COMMON))}"
+                line = more if len(more) <= MAX_LINE else line
+            lines += (line,)
+    colour = _colour(rng, readable=True)
+    style = sample_style(rng, inks=(colour,))
+    if rng.random() < 0.15:  # a sign
+        paper = COLOURS[rng.choice(tuple(c for c in COLOURS if c not in ("yellow", "pink")))]
+        colour, style = "white", replace(style, paper=paper, fade=None)
+    return Text(lines, colour, rng.random(), rng.random(), rng.uniform(0.7, 1.0), style)
+
+
+def _labels(rng: random.Random, count: int) -> tuple[str, ...]:
+    way = rng.random()
+    if way < 0.35:
+        return tuple(string.ascii_uppercase[:count])
+    if way < 0.65:
+        return tuple(rng.sample(string.ascii_uppercase, count))
+    if way < 0.85:
+        series = rng.choice(SERIES)
+        first = rng.randint(0, len(series) - count)
+        return series[first : first + count]
+    return tuple(rng.sample([w for w in _NAMES if len(w) <= 5], count))
+
+
+def _distinct_extremes(rng: random.Random, count: int, low: int, high: int) -> tuple[int, ...]:
+    while True:
+        values = tuple(rng.randint(low, high) for _ in range(count))
+        if values.count(max(values)) == 1 and values.count(min(values)) == 1:
+            return values
+
+
+def _sample_chart(rng: random.Random) -> Chart:
+    kind = rng.choices(("bar", "line", "pie"), (0.6, 0.2, 0.2))[0]
+    count = rng.randint(3, 5 if kind == "pie" else 6)
+    numbers = kind == "pie" or rng.random() < 0.4
+    if kind == "pie":
+        values = _distinct_extremes(rng, count, 10, 60)
+    else:
+        values = _distinct_extremes(rng, count, 1, 99 if numbers else MAX_READING)
+    alike = kind == "line" or (kind == "bar" and rng.random() < 0.5)
+    colours = (_colour(rng),) * count if alike else tuple(rng.sample(tuple(COLOURS), count))
+    return Chart(
+        kind, rng.choice(TITLES) if rng.random() < 0.5 else "", _labels(rng, count), values, colours, numbers,
+        ticks=rng.random() < 0.6, grid=rng.random() < 0.7, style=sample_style(rng, 1.0, colours),
+    )
+
+
+def _sample_table(rng: random.Random) -> Table:
+    count = rng.randint(2, 4)
+    values = _distinct_extremes(rng, count, 1, 99)
+    if rng.random() < 0.6:
+        names = tuple(rng.sample(_NAMES, count))
+    else:
+        names = _labels(rng, count)
+    return Table(rng.choice(HEADERS), tuple(zip(names, values, strict=True)), rng.random() < 0.7,
+                 sample_style(rng, turn=1.5))
+
+
+def _sample_sum(rng: random.Random) -> Sum:
+    first, second = (rng.randint(1, 9 if rng.random() < 0.3 else 99) for _ in range(2))
+    sign = rng.choice("+-")
+    if sign == "-" and second > first:
+        first, second = second, first
+    colour = _colour(rng, readable=True)
+    return Sum(first, sign, second, colour, sample_style(rng, 3.0, (colour,)))
+
+
+def _sample_other(rng: random.Random) -> Other:
+    return Other(rng.choice(PATTERNS), rng.randrange(2**31), sample_style(rng))
 
 
 @lru_cache(maxsize=1)
@@ -155,9 +264,9 @@ def _unique(givens: list[int]) -> bool:
     return left & (left - 1) == 0
 
 
-def _sample_sudoku(rng: random.Random) -> Sudoku:
+def sample_sudoku(rng: random.Random, wanted: int) -> Sudoku:
+    """A sudoku with `wanted` blanks, or as many as leave a single solution (12 at most)."""
     solution = rng.choice(solutions())
-    wanted = rng.randint(3, 9)
     givens, blanks = list(solution), 0
     for cell in rng.sample(range(16), 16):
         if blanks == wanted:
@@ -167,7 +276,11 @@ def _sample_sudoku(rng: random.Random) -> Sudoku:
             blanks += 1
         else:
             givens[cell] = digit
-    return Sudoku(tuple(givens), solution, rng.choice(_DARK), rng.randrange(len(PAPERS)))
+    colour = _colour(rng, readable=True)
+    return Sudoku(tuple(givens), solution, colour, sample_style(rng, 2.0, (colour,)))
 
 
-_SAMPLE = {"scene": _sample_scene, "word": _sample_word, "chart": _sample_chart, "sudoku": _sample_sudoku}
+_SAMPLE = {
+    "scene": _sample_scene, "text": _sample_text, "chart": _sample_chart, "table": _sample_table,
+    "sudoku": lambda rng: sample_sudoku(rng, rng.randint(3, 11)), "sum": _sample_sum, "other": _sample_other,
+}

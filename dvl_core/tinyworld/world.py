@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from .pictures import Picture
+from .pictures import Other, Picture
 from .questions import ABSENT, ask, tasks_of
 from .sampling import KIND_SHARES, rng_for, sample_picture
 
@@ -13,17 +13,28 @@ Turns = tuple[tuple[str, str], ...]  # (question, answer) pairs of one conversat
 
 TASKS: dict[str, tuple[str, str]] = {  # benchmark task -> (kind of picture, question)
     "caption": ("scene", "caption"),
-    "word": ("word", "word"),
-    "reversed": ("word", "reversed"),
-    "table": ("chart", "table"),
-    "tallest": ("chart", "tallest"),
-    "shortest": ("chart", "shortest"),
     "place": ("scene", "place"),
+    "count": ("scene", "count"),
+    "exists": ("scene", "exists"),
+    "where": ("scene", "where"),
+    "colour": ("scene", "colour"),
+    "beside": ("scene", "beside"),
+    "read": ("text", "read"),
+    "reversed": ("text", "reversed"),
+    "chart": ("chart", "table"),
+    "largest": ("chart", "largest"),
+    "smallest": ("chart", "smallest"),
+    "value": ("chart", "value"),
+    "title": ("chart", "title"),
+    "table": ("table", "table"),
+    "cell": ("table", "value"),
     "sudoku": ("sudoku", "sudoku"),
     "copy": ("sudoku", "copy"),
+    "sum": ("sum", "sum"),
+    "other": ("other", "caption"),
 }
 
-_SECOND_TURN, _ABSENT = 0.25, 0.05
+_SECOND_TURN, _ABSENT = 0.2, 0.05
 
 
 @dataclass(frozen=True)
@@ -36,13 +47,22 @@ class Sample:
 
 
 def _some_task(rng: random.Random, picture: Picture) -> str:
-    if rng.random() < _ABSENT:
+    if rng.random() < _ABSENT or isinstance(picture, Other):
         return rng.choice(tuple(ABSENT))
     return rng.choice(tasks_of(picture))
 
 
+def _asked(rng: random.Random, picture: Picture, task: str) -> tuple[str, str, str]:
+    """Task, question and answer; another task where this picture leaves nothing to ask."""
+    while True:
+        turn = ask(rng, picture, task)
+        if turn is not None:
+            return task, *turn
+        task = _some_task(rng, picture)
+
+
 def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, ...] = KIND_SHARES) -> Sample:
-    """The training sample of a seed: a picture and several conversations, a quarter of them with two turns.
+    """The training sample of a seed: a picture and several conversations, a fifth of them with two turns.
 
     Args:
         split: "train" or "test".
@@ -55,13 +75,15 @@ def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, .
     tasks = list(tasks_of(picture))
     rng.shuffle(tasks)
     tasks += [_some_task(rng, picture) for _ in range(max(0, conversations - len(tasks)))]
-    talks = []
-    for task in tasks[:conversations]:
-        turns = [ask(rng, picture, task)]
+    talks, asked = [], []
+    for wanted in tasks[:conversations]:
+        task, *turn = _asked(rng, picture, wanted)
+        turns = [tuple(turn)]
         if rng.random() < _SECOND_TURN:
-            turns.insert(0, ask(rng, picture, _some_task(rng, picture)))
+            turns.insert(0, tuple(_asked(rng, picture, _some_task(rng, picture))[1:]))
         talks.append(tuple(turns))
-    return Sample(picture, tuple(talks), tuple(tasks[:conversations]))
+        asked.append(task)
+    return Sample(picture, tuple(talks), tuple(asked))
 
 
 def task_sample(task: str, split: str, seed: int) -> tuple[Picture, str, str]:
@@ -74,5 +96,8 @@ def task_sample(task: str, split: str, seed: int) -> tuple[Picture, str, str]:
         raise ValueError(f"task={task!r} must be one of {', '.join(TASKS)}")
     kind, question = TASKS[task]
     rng = rng_for(split, seed)
-    picture = sample_picture(rng, split, kind)
-    return picture, *ask(rng, picture, question)
+    while True:
+        picture = sample_picture(rng, split, kind)
+        turn = ask(rng, picture, question)
+        if turn is not None:
+            return picture, *turn

@@ -1,11 +1,10 @@
-"""Trains the bundled model end to end from a seed: vision warm-up, autoregressive parent, diffusion conversion, and a
-second, shorter leg of that with more scenes ("polish").
+"""Trains the bundled vision-language model: vision warm-up, autoregressive parent, diffusion conversion.
 
-    python -m dvl_core.training.bundled --out runs/tiny --minutes 7,33,26,8
+    python -m dvl_core.training.bundled --out runs/tiny --minutes 20,60,40
 
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
-until it has seen its `samples`, whichever comes first.
-The bundled weights are the mean of the two conversion checkpoints, in `OUT`/bundled, stored in bfloat16.
+until it has seen its `samples`, whichever comes first. `--start FOLDER` begins with an earlier bundled model instead
+of random weights: tensors of the same name and shape are taken over, and embeddings word by word.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from ..models.configuration import DiffusionVLQwenVLConfig
@@ -26,12 +26,15 @@ from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from ..tinyworld.labels import HEADS, MARGIN
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.sampling import KIND_SHARES
-from ..tinyworld.tokenizer import MASK, PICTURE, TURN_END, build_tokenizer
+from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END, build_tokenizer
 from .data import TASK_NAMES, StageData, loader
 from .optimizer import MuonAdamW
+from .packing import Packer
+from .precision import fast_dtype
 from .steps import PICTURE_MEAN, PICTURE_STD, PackedLanguage, VisionWarmup
 
 PATCH, MERGE = 8, 2
+READING_SHARES = (0.2, 0.4, 0.18, 0.1, 0.06, 0.05, 0.01)  # of `tinyworld.sampling.KINDS`: characters need most
 PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
 
 
@@ -39,16 +42,17 @@ PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
 class Stage:
     """Length, batch and learning rates of one stage.
 
-    minutes: wall-clock budget; samples: upper bound on pictures; length: tokens per packed row; muon_lr, adam_lr:
-    peak learning rates; vision_scale: their factor for the vision tower; decay_from: share of the stage after which
-    the learning rate falls linearly; first_seed: of the samples; shares: of the kinds of pictures.
+    name: what is learnt, "vision", "autoregressive" or "diffusion"; minutes: wall-clock budget; samples: upper bound
+    on pictures; length: tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for
+    the vision tower; decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the
+    samples; shares: of the kinds of pictures.
     """
 
     name: str
     minutes: float
     samples: int
     batch: int = 32
-    length: int = 160
+    length: int = 256
     muon_lr: float = 0.015
     adam_lr: float = 2e-3
     vision_scale: float = 1.0
@@ -68,7 +72,7 @@ class Stage:
 
 
 def bundled_config(tokenizer, vision_width: int = 192, vision_depth: int = 3) -> DiffusionVLQwenVLConfig:
-    """The VL family's configuration, small: 96 x 96 pictures, 36 picture tokens, six decoder layers."""
+    """The VL family's configuration, small: 128 x 128 pictures, 64 picture tokens, six decoder layers."""
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (MASK, PICTURE, TURN_END)}
     return DiffusionVLQwenVLConfig(
         text_config={
@@ -90,6 +94,11 @@ def bundled_config(tokenizer, vision_width: int = 192, vision_depth: int = 3) ->
     )
 
 
+def picture_slice(tokenizer) -> slice:
+    """Where the picture stands in every packed row."""
+    return Packer(tokenizer, PICTURE_TOKENS, block_size=8, length=PICTURE_TOKENS, diffusion=False).picture_at
+
+
 class Log:
     """One JSON object per line, to a file and to the terminal."""
 
@@ -106,12 +115,11 @@ class Log:
 
 def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: bool) -> None:
     """Train one stage in place; writes the model to `out`/<stage> every few minutes and at its end."""
-    diffusion = stage.name in ("diffusion", "polish")
-    kind = "diffusion" if diffusion else stage.name
-    if stage.name == "vision":
+    kind, diffusion = stage.name, stage.name == "diffusion"
+    if kind == "vision":
         module = VisionWarmup(model, HEADS)
     else:
-        module = PackedLanguage(model, slice(3, 3 + PICTURE_TOKENS), model.config.bd3lm_block_size, diffusion)
+        module = PackedLanguage(model, picture_slice(tokenizer), model.config.bd3lm_block_size, diffusion)
     model.train()
     optimizer = MuonAdamW(list(module.named_parameters()), stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = torch.compile(module) if compiled else module
@@ -123,8 +131,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
         progress = max(minutes / stage.minutes, seen / stage.samples)
         if progress >= 1:
             break
-        with torch.autocast("cpu", torch.bfloat16):
-            loss = _loss(forward, batch, kind, tally)
+        with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
+            loss = _loss(module, forward, batch, kind, tally)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(stage.factor(progress, step))
@@ -134,7 +142,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
         if time.monotonic() - saved > 180:
             saved = time.monotonic()
             save(model, tokenizer, out / stage.name, diffusion)
-    if stage.name == "vision":
+    if kind == "vision":
         calibrate(model, module.reader, batch["pictures"])
     save(model, tokenizer, out / stage.name, diffusion)
     log.write(stage=stage.name, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
@@ -152,14 +160,15 @@ def calibrate(model, reader, pictures: torch.Tensor, rms: float = 0.5) -> None:
     last.bias.mul_(factor)
 
 
-def _loss(forward, batch: dict, stage: str, tally: Tally) -> torch.Tensor:
+def _loss(module, forward, batch: dict, stage: str, tally: Tally) -> torch.Tensor:
     if stage == "vision":
         labels = {name: batch[name] for name in HEADS}
         loss, right = forward(batch["pictures"], labels)
         tally.add(loss, {name: (value, 1) for name, value in right.items()})
         return loss
     weight = batch["weight"] if stage == "diffusion" else autoregressive_weight(batch)
-    loss, right = forward(*(batch[k] for k in ("pictures", "ids", "positions", "segment", "noisy", "labels")), weight)
+    mask = module.mask(batch["positions"], batch["segment"], batch["noisy"])
+    loss, right = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight)
     conversations = (batch["tasks"] >= 0).sum() if stage == "diffusion" else 1
     loss = loss / conversations
     tally.add(loss, conversation_accuracy(batch, right, weight > 0))
@@ -209,13 +218,13 @@ class Tally:
 
 
 def bundled_processor(tokenizer) -> DiffusionVLQwenVLProcessor:
-    """The processor of the bundled model: no system turn, pictures padded to a square of one fixed size."""
+    """The processor of the bundled model: one system turn, pictures padded to a square of one fixed size."""
     pictures = Qwen2VLImageProcessorPil(
         patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, min_pixels=CANVAS**2, max_pixels=CANVAS**2,
         image_mean=list(PICTURE_MEAN), image_std=list(PICTURE_STD),
     )
     return DiffusionVLQwenVLProcessor(
-        pictures, tokenizer, system_prompt=None, max_prompt_tokens=1024, pad_to_square=True, fixed_size=CANVAS,
+        pictures, tokenizer, system_prompt=SYSTEM_PROMPT, max_prompt_tokens=1024, pad_to_square=True, fixed_size=CANVAS,
         margin=MARGIN,
     )
 
@@ -239,11 +248,11 @@ def main(arguments: list[str] | None = None) -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
-    parser.add_argument("--minutes", default="7,33,26,8", help="wall-clock budget of the four stages")
+    parser.add_argument("--minutes", default="20,60,40", help="wall-clock budget of the three stages")
     parser.add_argument("--seed", type=int, default=0, help="of the weights; the samples' seeds are fixed")
-    parser.add_argument("--from", dest="start", default="vision",
-                        choices=("vision", "autoregressive", "diffusion", "polish"),
-                        help="start at this stage, from the checkpoint of the stage before it in --out")
+    parser.add_argument("--start", type=Path, help="folder of an earlier bundled model to begin with")
+    parser.add_argument("--from", dest="stage", default="vision", choices=("vision", "autoregressive", "diffusion"),
+                        help="go on with this stage, from the checkpoint of the stage before it in --out")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
@@ -251,39 +260,64 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = build_tokenizer()
     minutes = [float(part) for part in options.minutes.split(",")]
     stages = [
-        Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, adam_lr=2e-3, decay_from=0.4),
+        Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
         Stage("autoregressive", minutes[1], 1_000_000, vision_scale=0.3, first_seed=1_000_000),
-        Stage("diffusion", minutes[2], 500_000, length=256, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.3,
-              decay_from=0.4, first_seed=3_000_000, shares=(0.38, 0.32, 0.12, 0.18)),  # the harder kinds more often
-        Stage("polish", minutes[3], 500_000, length=256, muon_lr=0.008, adam_lr=8e-4, vision_scale=0.3,
-              decay_from=0.2, first_seed=5_000_000, shares=(0.5, 0.18, 0.17, 0.15)),
+        Stage("diffusion", minutes[2], 500_000, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.3,
+              decay_from=0.4, first_seed=3_000_000),
     ]
-    names = [stage.name for stage in stages]
-    start = names.index(options.start)
-    if start:
-        model = DiffusionVLQwenVLForConditionalGeneration.from_pretrained(
-            options.out / names[start - 1], dtype=torch.float32, attn_implementation="eager"
-        )
+    begin = [stage.name for stage in stages].index(options.stage)
+    if begin:
+        model = load(options.out / stages[begin - 1].name)
     else:
         config = bundled_config(tokenizer)
-        config._attn_implementation = "eager"  # CPU attention with a mask has a slow backward in SDPA
+        config._attn_implementation = attention()
         model = DiffusionVLQwenVLForConditionalGeneration(config)
+        if options.start:
+            take_over(model, tokenizer, options.start)
     log = Log(options.out / "log.jsonl")
     log.write(parameters=sum(p.numel() for p in model.parameters()), vision=sum(
         p.numel() for p in model.model.visual.parameters()), tokens=len(tokenizer), seed=options.seed)
-    for stage in stages[start:]:
+    for stage in stages[begin:]:
         run_stage(model, tokenizer, stage, log, options.out, not options.no_compile)
-    average = averaged(options.out / "diffusion", options.out / "polish")
-    save(average.to(torch.bfloat16), tokenizer, options.out / "bundled", True)
+    for name, diffusion in (("autoregressive", False), ("diffusion", True)):
+        save(load(options.out / name).to(torch.bfloat16), tokenizer, options.out / "bundled" / name, diffusion)
 
 
-def averaged(*folders: Path) -> DiffusionVLQwenVLForConditionalGeneration:
-    """The mean of checkpoints of one run, weight by weight (model soups, arXiv 2203.05482)."""
-    models = [DiffusionVLQwenVLForConditionalGeneration.from_pretrained(f, dtype=torch.float32) for f in folders]
-    states = [model.state_dict() for model in models]
-    mean = {name: sum(state[name] for state in states) / len(states) for name in states[0]}
-    models[0].load_state_dict(mean)
-    return models[0]
+def attention() -> str:
+    """The faster attention for training on this CPU: SDPA's backward pass is slow in bfloat16, and good in float32."""
+    return "eager" if fast_dtype() == torch.bfloat16 else "sdpa"
+
+
+def load(folder: Path) -> DiffusionVLQwenVLForConditionalGeneration:
+    """A checkpoint of a stage, in float32."""
+    return DiffusionVLQwenVLForConditionalGeneration.from_pretrained(
+        folder, dtype=torch.float32, attn_implementation=attention()
+    )
+
+
+@torch.no_grad()
+def take_over(model, tokenizer, folder: Path) -> None:
+    """Put the weights of an earlier bundled model into a new one.
+
+    A token that the earlier one knew keeps its embedding; a new word begins as the mean of what it was spelt with.
+
+    Raises:
+        ValueError: if a tensor is missing or has another shape.
+    """
+    earlier = load(folder)
+    spelling = PreTrainedTokenizerFast.from_pretrained(folder)
+    known, given, words = spelling.get_vocab(), earlier.state_dict(), model.get_input_embeddings().weight
+    of_old = earlier.get_input_embeddings().weight
+    for token, number in tokenizer.get_vocab().items():
+        text = tokenizer.convert_tokens_to_string([token])
+        pieces = [known[token]] if token in known else spelling(text, add_special_tokens=False).input_ids
+        words[number] = of_old[pieces].mean(0)
+    for name, tensor in model.state_dict().items():
+        if "embed_tokens" in name or "lm_head" in name:
+            continue
+        if name not in given or given[name].shape != tensor.shape:
+            raise ValueError(f"{folder}: {name} is not {tuple(tensor.shape)} there")
+        tensor.copy_(given[name])
 
 
 if __name__ == "__main__":

@@ -10,16 +10,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
-from ..processing.qwen_vl import CLIP_MEAN_COLOR, resize_with_margin
+from ..processing.qwen_vl import CLIP_MEAN_COLOR, pad_to_square, resize_with_margin
+from ..tinyworld.drawing import Mark, render
 from ..tinyworld.labels import MARGIN, patch_labels
-from ..tinyworld.pictures import CANVAS, draw
+from ..tinyworld.pictures import CANVAS
 from ..tinyworld.sampling import KIND_SHARES
 from ..tinyworld.world import TASKS, sample
 from .noise import noise_levels
 from .packing import IGNORE, Packer
 
-TASK_NAMES = (*TASKS, "other")
-DRAWN_AT = (192, 192, 192, 288, 384)  # pixels; shown ones are larger, so training sees several
+TASK_NAMES = tuple(TASKS)
+DRAWN_AT = (128, 192, 256, 256, 384)  # pixels; shown ones are larger, so training sees several
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class StageData:
     length: int  # tokens per packed row
     first_seed: int
     conversations: int = 6
-    picture_tokens: int = 36
+    picture_tokens: int = 64
     block_size: int = 8
     lowest_noise: float = 0.1
     shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
@@ -43,10 +44,11 @@ class StageData:
             raise ValueError(f"batch={self.batch} must be at least 1")
 
 
-def picture_bytes(picture, drawn_at: int) -> np.ndarray:
-    """Draw large, then shrink exactly as the processor does. Returns uint8 [96, 96, 3]."""
-    image = resize_with_margin(draw(picture, drawn_at), CANVAS, MARGIN, CLIP_MEAN_COLOR)
-    return np.array(image)
+def picture_bytes(picture, drawn_at: int) -> tuple[np.ndarray, list[Mark]]:
+    """Draw, then pad and resize exactly as the processor does. Returns uint8 [128, 128, 3] and what is where."""
+    image, marks = render(picture, drawn_at)
+    image = resize_with_margin(pad_to_square(image, CLIP_MEAN_COLOR), CANVAS, MARGIN, CLIP_MEAN_COLOR)
+    return np.array(image), marks
 
 
 class TinyWorldBatches(IterableDataset):
@@ -70,9 +72,10 @@ class TinyWorldBatches(IterableDataset):
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
         drawn = sample("train", seed, self.data.conversations, self.data.shares)
-        row = {"pictures": picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)])}
+        pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)])
+        row = {"pictures": pixels}
         if packer is None:
-            return row | patch_labels(drawn.picture)
+            return row | patch_labels(marks)
         packed, used = packer.pack(drawn.conversations)
         tasks = np.full(self.data.conversations + 1, -1)
         for segment, index in enumerate(used, 1):

@@ -52,5 +52,5 @@ def _same_tree(segment: Tensor) -> Tensor:
 
 
 def additive(mask: Tensor) -> Tensor:
-    """Boolean mask [B, L, L] -> float [B, 1, L, L] to add to attention scores (0 or a large negative)."""
-    return torch.where(mask, 0.0, -1e4)[:, None]
+    """Boolean mask [B, L, L] -> bfloat16 [B, 1, L, L] to add to attention scores (0 or a large negative)."""
+    return torch.zeros(mask.shape).masked_fill_(~mask, -1e4)[:, None]

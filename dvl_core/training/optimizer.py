@@ -12,13 +12,15 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
+from .precision import fast_dtype
+
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that pushes singular values towards 1
 
 
 def orthogonalise(matrices: Tensor, iterations: int = 5) -> Tensor:
-    """Nearly orthogonal matrices with the same singular vectors; [N, rows, columns] -> the same shape, bfloat16."""
+    """Nearly orthogonal matrices with the same singular vectors: [N, rows, columns] -> the same, in `fast_dtype`."""
     a, b, c = _COEFFICIENTS
-    x = matrices.bfloat16()
+    x = matrices.to(fast_dtype(matrices.device))
     x = x / (x.flatten(1).norm(dim=1)[:, None, None] + 1e-7)
     wide = x.shape[1] <= x.shape[2]
     x = x if wide else x.mT

@@ -13,6 +13,8 @@ from functools import lru_cache
 
 import numpy as np
 
+from ..tinyworld.tokenizer import SYSTEM_PROMPT, answer_encoder
+
 IGNORE = -100
 
 
@@ -60,11 +62,15 @@ class Packer:
 
     def __init__(self, tokenizer, picture_tokens: int, block_size: int, length: int, diffusion: bool) -> None:
         self.block_size, self.length, self.diffusion = block_size, length, diffusion
+        spell = answer_encoder(tokenizer)
         self.encode = lru_cache(maxsize=50_000)(
             lambda text: tuple(tokenizer(text, add_special_tokens=False).input_ids)
         )
+        self.encode_answer = lru_cache(maxsize=50_000)(lambda text: tuple(spell(text)))
         picture, self.eos = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|im_end|>"])
-        self.trunk = [*self.encode("<|im_start|>user\n"), *[picture] * picture_tokens, *self.encode("\n")]
+        before = self.encode(f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n")
+        self.picture_at = slice(len(before), len(before) + picture_tokens)
+        self.trunk = [*before, *[picture] * picture_tokens, *self.encode("\n")]
         if diffusion and len(self.trunk) % block_size:
             raise ValueError(f"block_size={block_size} must divide the {len(self.trunk)} shared tokens")
 
@@ -76,8 +82,8 @@ class Packer:
                 prompt += self.encode("<|im_start|>user\n")
             prompt += [*self.encode(question), self.eos, *self.encode("\n<|im_start|>assistant\n")]
             if number < len(turns) - 1:
-                prompt += [*self.encode(answer), self.eos, *self.encode("\n")]
-        return prompt, [*self.encode(turns[-1][1]), self.eos]
+                prompt += [*self.encode_answer(answer), self.eos, *self.encode("\n")]
+        return prompt, [*self.encode_answer(turns[-1][1]), self.eos]
 
     def pack(self, conversations) -> tuple[dict[str, np.ndarray], list[int]]:
         """Pack as many conversations as fit.

@@ -65,18 +65,20 @@ class PackedLanguage(nn.Module):
         self.language, self.lm_head = model.model.language_model, model.lm_head
         self.picture_at, self.block_size, self.diffusion = picture_at, block_size, diffusion
 
-    def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, segment: Tensor, noisy: Tensor,
-                labels: Tensor, weight: Tensor) -> tuple[Tensor, Tensor]:
+    def mask(self, positions: Tensor, segment: Tensor, noisy: Tensor) -> Tensor:
+        """What to add to attention scores, [B, 1, L, L]. Not part of `forward`, whose compiled kernels would work it
+        out again in every layer."""
+        if self.diffusion:
+            return additive(block_diffusion_mask(positions // self.block_size, noisy, segment))
+        return additive(tree_causal_mask(segment))
+
+    def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor, labels: Tensor,
+                weight: Tensor) -> tuple[Tensor, Tensor]:
         """Weighted cross entropy summed over the batch, and where the arg-max is right, bool [B, L]."""
         features = self.reader(pictures)
         words = self.language.embed_tokens(ids)
         at = self.picture_at
         embeds = torch.cat([words[:, : at.start], features.to(words.dtype), words[:, at.stop :]], 1)
-        if self.diffusion:
-            allowed = block_diffusion_mask(positions // self.block_size, noisy, segment)
-        else:
-            allowed = tree_causal_mask(segment)
-        mask = additive(allowed)
         hidden = self.language(
             inputs_embeds=embeds,
             attention_mask={"full_attention": mask, "sliding_attention": mask},

@@ -66,6 +66,5 @@ def _attend(attention: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor
     batch, count, width = x.shape
     query, key, value = attention.qkv(x).view(batch, count, 3, attention.num_heads, -1).unbind(2)
     query, key = apply_rotary_pos_emb_vision(query, key, cos, sin)
-    scores = query.transpose(1, 2) @ key.permute(0, 2, 3, 1) * attention.scaling
-    mixed = scores.softmax(-1, dtype=torch.float32).to(value.dtype) @ value.transpose(1, 2)
+    mixed = F.scaled_dot_product_attention(*(part.transpose(1, 2) for part in (query, key, value)))
     return attention.proj(mixed.transpose(1, 2).reshape(batch, count, width))

@@ -1,0 +1,71 @@
+"""How large the experiments are."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from .learn import Leg
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Samples (pictures with three questions each) and questions of every experiment.
+
+    Attributes:
+        vision: samples of the vision tower's warm-up, done once and shared by everything.
+        words: of the language model's pretraining on texts.
+        parent: of the autoregressive vision-language parent.
+        finetune: of the two finetunings of the language model.
+        percents: conversion samples, in percent of `parent`.
+        scratch: percent of `parent` that the small run from scratch sees; `times` as many in the large one.
+        options: percent of `parent` that conversions with training options see.
+        batch: samples per update; vision_batch: of the warm-up.
+        questions: per task and model in scoring.
+    """
+
+    vision: int = 12_000
+    words: int = 6_000
+    parent: int = 8_000
+    finetune: int = 4_000
+    percents: tuple[int, ...] = (1, 2, 5, 10, 25)
+    scratch: int = 5
+    times: int = 20
+    options: int = 10
+    batch: int = 8
+    vision_batch: int = 16
+    questions: int = 32
+
+    def __post_init__(self) -> None:
+        for name in ("vision", "words", "parent", "finetune", "scratch", "times", "options", "batch", "questions"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        if not all(0 < percent <= 100 for percent in self.percents):
+            raise ValueError(f"percents={self.percents} must lie above 0 and up to 100")
+
+    def share(self, percent: int) -> int:
+        """Samples that are so many percent of the parent's, at least one."""
+        return max(1, round(self.parent * percent / 100))
+
+    def warmup(self) -> Leg:
+        """The vision tower's leg."""
+        return Leg("vision", "vision", self.vision, self.vision_batch, 0.02, 2e-3, 1.0)
+
+    def learning(self, kind: str, stage: str, samples: int) -> Leg:
+        """A leg that learns from nothing, or something new: high rates."""
+        return Leg(kind, stage, samples, self.batch, 0.01, 2e-3)
+
+    def conversion(self, percent: int) -> Leg:
+        """A leg of block diffusion from the autoregressive parent."""
+        return Leg("diffusion", "child", self.share(percent), self.batch, 0.01, 1e-3)
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields as JSON-ready data."""
+        return asdict(self) | {"percents": list(self.percents)}
+
+
+SCALES = {
+    "small": Scale(),
+    "tiny": Scale(vision=8, words=8, parent=40, finetune=8, percents=(10, 25), scratch=10, times=2, options=10,
+                  batch=4, vision_batch=4, questions=1),
+}  # fmt: skip
