@@ -7,11 +7,12 @@ import torch
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.tokenizer import build_tokenizer
-from dvl_core.training.bundled import PICTURE_TOKENS, Stage, bundled_config, bundled_processor
+from dvl_core.training.bundled import PICTURE_TOKENS, Stage, bundled_config, bundled_processor, save, take_over
 from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, picture_bytes
 from dvl_core.training.objective import NoisyBatch, block_diffusion_loss, diffusion_forward
 from dvl_core.training.optimizer import MuonAdamW, orthogonalise
 from dvl_core.training.packing import IGNORE, Packer
+from dvl_core.training.precision import fast_dtype
 from dvl_core.training.steps import PackedLanguage, PictureReader
 
 BLOCK = 8
@@ -150,3 +151,35 @@ def test_learning_rate_follows_the_clock():
 def test_bad_stage_names_are_refused():
     with pytest.raises(ValueError, match="stage='fun'"):
         StageData("fun", 1, 1, 0)
+
+
+def test_an_earlier_model_is_taken_over_word_by_word(model, tokenizer, tmp_path):
+    """What both tokenizers know keeps its embedding; a new word begins as the mean of what it was spelt with."""
+    earlier = build_tokenizer(samples=10)
+    config = bundled_config(earlier)
+    old = DiffusionVLQwenVLForConditionalGeneration(config)
+    save(old, earlier, tmp_path / "old", diffusion=False)
+    new = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer))
+    take_over(new, tokenizer, tmp_path / "old")
+
+    assert torch.equal(new.model.visual.merger.mlp[0].weight, old.model.visual.merger.mlp[0].weight)
+    of_old, of_new = old.get_input_embeddings().weight, new.get_input_embeddings().weight
+    known, all_words = earlier.get_vocab(), tokenizer.get_vocab()
+    assert torch.equal(of_new[all_words["<|mask|>"]], of_old[known["<|mask|>"]])
+    word = next(token for token in all_words if token.startswith("Ġ") and len(token) > 3 and token not in known)
+    spelt = earlier(tokenizer.convert_tokens_to_string([word])).input_ids
+    assert len(spelt) == len(word)
+    torch.testing.assert_close(of_new[all_words[word]], of_old[spelt].mean(0))
+
+    deeper = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer, vision_depth=4))
+    with pytest.raises(ValueError, match="blocks.3"):
+        take_over(deeper, tokenizer, tmp_path / "old")
+
+
+def test_the_fast_number_format_is_one_that_the_device_has(monkeypatch):
+    assert fast_dtype("cuda") == torch.bfloat16
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported", "_is_arm_bf16_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda: False, raising=False)
+    assert fast_dtype("cpu") == torch.float32
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: True, raising=False)
+    assert fast_dtype("cpu") == torch.bfloat16
