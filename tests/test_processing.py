@@ -205,7 +205,7 @@ def test_options_validate_themselves(tokenizer):
             DiffusionVLQwenVLProcessor(pictures, tokenizer, **options)
     siglip = SiglipImageProcessorPil(size={"height": 384, "width": 384})
     for options, words in (
-        ({"image_aspect_ratio": "pad"}, "anyres"),
+        ({"image_aspect_ratio": "square"}, "anyres"),
         ({"image_grid_pinpoints": [[384, 400]]}, "image_grid_pinpoints"),
     ):
         with pytest.raises(ValueError, match=words):

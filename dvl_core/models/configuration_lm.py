@@ -36,7 +36,8 @@ class DiffusionVLQwenConfig(BlockDiffusionFields, Qwen2Config):
     mm_patch_merge_type (`str`, *optional*, defaults to `"spatial_unpad"`):
         How the features of tiles become picture tokens; this family has one way.
     image_aspect_ratio (`str`, *optional*, defaults to `"anyres_max_4"`):
-        `"anyres_max_N"` thins the detail of a picture out to about N tiles' worth of features.
+        `"anyres_max_N"` thins the detail of a picture out to about N tiles' worth of features; `"pad"` shows one view
+        of it, padded to a square.
     image_grid_pinpoints (`list`, *optional*):
         Canvases of tiles to choose from, (width, height) in pixels; 1 x 1 to 6 x 6 tiles of 384 by default.
     image_token_id (`int`, *optional*, defaults to 151655):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import Qwen2ForCausalLM, SiglipVisionModel
 
-from ..processing.anyres import AnyresPlan, max_detail_tiles, plan_anyres
+from ..processing.anyres import AnyresPlan, plan_picture
 from .block_diffusion import BlockDiffusionMixin
 from .configuration_lm import DiffusionVLQwenConfig
 
@@ -55,7 +55,7 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         return self.mm_projector(self.vision_tower.encoder(inputs_embeds=patches).last_hidden_state)
 
     def picture_features(self, pixel_values: Tensor, image_sizes: Tensor) -> list[Tensor]:
-        """Picture tokens of every picture, float [tokens, D] each: the overview, then the detail row by row.
+        """Picture tokens of every picture, float [tokens, D] each: the overview, then any detail row by row.
 
         Args:
             pixel_values: tiles of all pictures, overview first, float [T, 3, pixels, pixels].
@@ -70,7 +70,8 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
             raise ValueError(f"The pictures' sizes call for {sum(counts)} tiles; got {len(pixel_values)}.")
         features = self.tile_features(pixel_values).split(counts)
         return [
-            torch.cat([tiles[0], self._detail(tiles[1:], plan)]) for tiles, plan in zip(features, plans, strict=True)
+            torch.cat([tiles[0], self._detail(tiles[1:], plan)]) if len(tiles) > 1 else tiles[0]
+            for tiles, plan in zip(features, plans, strict=True)
         ]
 
     def picture_plan(self, height: int, width: int) -> AnyresPlan:
@@ -78,13 +79,7 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         config = self.config
         tile = config.vision_config.image_size
         side = tile // config.vision_config.patch_size
-        return plan_anyres(
-            (width, height),
-            config.image_grid_pinpoints,
-            tile,
-            side,
-            max_detail_tiles(config.image_aspect_ratio),
-        )
+        return plan_picture((width, height), config.image_aspect_ratio, config.image_grid_pinpoints, tile, side)
 
     def _detail(self, tiles: Tensor, plan: AnyresPlan) -> Tensor:
         """Features of the canvas [tiles, side * side, D] to tokens [rows * (columns + 1), D]."""
@@ -121,8 +116,16 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
     def picture_grids(
         self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
     ) -> list[tuple[int, int]]:
-        """Rows and columns of picture tokens, two grids per picture: overview, and detail with its newline column."""
+        """Rows and columns of picture tokens, two grids per picture: overview, and detail with its newline column.
+
+        A picture that is shown in one view ("pad") has one grid.
+        """
         if image_sizes is None:
             return []
-        plans = [self.picture_plan(height, width) for height, width in image_sizes.tolist()]
-        return [grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))]
+        grids = []
+        for height, width in image_sizes.tolist():
+            plan = self.picture_plan(height, width)
+            grids.append((plan.side, plan.side))
+            if plan.tile_count > 1:
+                grids.append((plan.detail[0], plan.detail[1] + 1))
+        return grids

@@ -2,7 +2,8 @@
 
 The scheme is LLaVA-OneVision's "anyres" with "spatial_unpad": an overview of the whole picture squeezed into one
 tile, then the picture fitted into the best canvas of tiles, whose features are cropped back to the picture's own
-shape, thinned out when they are too many, and given a newline after every row.
+shape, thinned out when they are too many, and given a newline after every row. LLaVA's plain way, "pad", is here
+too: one view of the picture, padded to a square.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from PIL import Image
 
 Size = tuple[int, int]
+PAD = "pad"
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,26 @@ def max_detail_tiles(image_aspect_ratio: str) -> int | None:
     if not match:
         raise ValueError(f'image_aspect_ratio is {image_aspect_ratio!r}, it must be "anyres" or "anyres_max_N"')
     return int(match[1]) if match[1] else None
+
+
+def plan_picture(
+    size: Size,
+    image_aspect_ratio: str,
+    pinpoints: Sequence[Sequence[int]],
+    tile: int,
+    side: int,
+    decimals: int | None = None,
+) -> AnyresPlan:
+    """The plan of one picture as a configuration asks for it: "pad", "anyres" or "anyres_max_N".
+
+    With "pad" there is one view and no detail. Arguments as in `plan_anyres`.
+
+    Raises:
+        ValueError: for any other way of treating pictures.
+    """
+    if image_aspect_ratio == PAD:
+        return AnyresPlan((tile, tile), (0, 0), side, (0, 0), (0, 0), (0, 0))
+    return plan_anyres(size, pinpoints, tile, side, max_detail_tiles(image_aspect_ratio), decimals)
 
 
 def best_canvas(size: Size, pinpoints: Sequence[Sequence[int]]) -> Size:

@@ -14,16 +14,16 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from .anyres import AnyresPlan, cut_tiles, detail_box, max_detail_tiles, plan_anyres
+from .anyres import PAD, AnyresPlan, cut_tiles, detail_box, max_detail_tiles, plan_picture
 from .base import ChatProcessor
 from .conversation import QWEN_SYSTEM_PROMPT
-from .images import PictureGrid
+from .images import PictureGrid, pad_to_square, picture_grid
 
 TILE_PIXELS = 384
 
 
 class DiffusionVLQwenProcessor(ChatProcessor):
-    """Pictures as an overview and a canvas of tiles, for SigLIP2.
+    """Pictures as an overview and a canvas of tiles, or as one padded square, for SigLIP2.
 
     Args:
         image_processor: stock SigLIP picture processor; its size is the size of a tile.
@@ -32,7 +32,8 @@ class DiffusionVLQwenProcessor(ChatProcessor):
         image_token: the token whose embedding a picture's features replace.
         max_prompt_tokens: longest prompt accepted, pictures included (the published model trained with 8192).
         patch_size: pixels per side of a vision patch.
-        image_aspect_ratio: "anyres_max_N" keeps about N tiles' worth of detail, "anyres" all of it.
+        image_aspect_ratio: "anyres_max_N" keeps about N tiles' worth of detail, "anyres" all of it; "pad" shows one
+            view only, padded to a square with the picture processor's mean colour.
         image_grid_pinpoints: canvases to choose from, (width, height) in pixels, multiples of a tile; 1 x 1 to
             6 x 6 tiles when None.
     """
@@ -53,7 +54,8 @@ class DiffusionVLQwenProcessor(ChatProcessor):
     ):
         super().__init__(image_processor, tokenizer)
         self._set_options(system_prompt, image_token, max_prompt_tokens)
-        max_detail_tiles(image_aspect_ratio)  # refuses what is not anyres
+        if image_aspect_ratio != PAD:
+            max_detail_tiles(image_aspect_ratio)  # refuses what is not anyres
         self.patch_size = patch_size
         self.image_aspect_ratio = image_aspect_ratio
         tile = self.tile
@@ -72,8 +74,13 @@ class DiffusionVLQwenProcessor(ChatProcessor):
     def plan(self, size: tuple[int, int]) -> AnyresPlan:
         """Tiles and tokens of a picture of (width, height) pixels."""
         side = self.tile // self.patch_size
-        max_tiles = max_detail_tiles(self.image_aspect_ratio)
-        return plan_anyres(size, self.image_grid_pinpoints, self.tile, side, max_tiles, self.plan_decimals)
+        settings = (self.image_aspect_ratio, self.image_grid_pinpoints, self.tile, side, self.plan_decimals)
+        return plan_picture(size, *settings)
+
+    def square_view(self, picture: Image.Image) -> Image.Image:
+        """The one view of a picture treated as "pad": tile x tile pixels."""
+        around = tuple(int(255 * mean) for mean in self.image_processor.image_mean)
+        return pad_to_square(picture, around).resize((self.tile, self.tile), Image.Resampling.BICUBIC)
 
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:
         """`pixel_values` float32 [tiles of all pictures, 3, tile, tile] and `image_sizes` [pictures, 2].
@@ -81,7 +88,10 @@ class DiffusionVLQwenProcessor(ChatProcessor):
         Args:
             pictures: at least one upright RGB picture (`open_image`); `image_sizes` holds its (height, width).
         """
-        tiles = [tile for picture in pictures for tile in cut_tiles(picture, self.plan(picture.size), self.tile)]
+        if self.image_aspect_ratio == PAD:
+            tiles = [self.square_view(picture) for picture in pictures]
+        else:
+            tiles = [tile for picture in pictures for tile in cut_tiles(picture, self.plan(picture.size), self.tile)]
         values = self.image_processor(images=tiles, do_resize=False, return_tensors="np")["pixel_values"]
         sizes = np.array([(picture.height, picture.width) for picture in pictures], dtype=np.int64)
         return {"pixel_values": values, "image_sizes": sizes}
@@ -93,7 +103,7 @@ class DiffusionVLQwenProcessor(ChatProcessor):
     def picture_grids(self, inputs: BatchFeature, sizes: list[tuple[int, int]]) -> list[PictureGrid]:
         """Where the picture tokens lie on the originals: two grids per picture, its overview and its detail.
 
-        The detail's last column is its newlines, which lie to the right of the picture.
+        The detail's last column is its newlines, which lie to the right of the picture. "pad" has one grid per picture.
 
         Args:
             inputs: what `apply_chat_template` returned; not needed here, since the sizes say it all.
@@ -102,6 +112,9 @@ class DiffusionVLQwenProcessor(ChatProcessor):
         grids = []
         for picture, size in enumerate(sizes):
             plan = self.plan(size)
+            if self.image_aspect_ratio == PAD:
+                grids.append(picture_grid(size, (plan.side, plan.side), 1, square=True, picture=picture))
+                continue
             left, top, right, bottom = detail_box(size, plan, self.tile)
             rows, columns = plan.detail
             grids.append(PictureGrid(plan.side, plan.side, (0.0, 0.0, float(size[0]), float(size[1])), picture))
