@@ -31,16 +31,17 @@ HEADS: dict[str, int] = {  # attribute -> number of classes; class 0 = nothing o
 _VALUES = {"shape": SHAPES, "colour": tuple(INKS), "size": SIZES}
 
 
-def _cell(at: float) -> float:
+def _cell(at: float, margin: int) -> float:
     """Where a canvas coordinate lands once the picture has its margin, in merged patches."""
-    return (MARGIN + at * (CANVAS - 2 * MARGIN) / CANVAS) / _STEP
+    return (margin + at * (CANVAS - 2 * margin) / CANVAS) / _STEP
 
 
-def patch_labels(marks: list[Mark]) -> dict[str, np.ndarray]:
+def patch_labels(marks: list[Mark], margin: int = MARGIN) -> dict[str, np.ndarray]:
     """Class of every merged patch for every attribute of `HEADS`.
 
     Args:
         marks: from `drawing.render`.
+        margin: pixels round the picture, of the 128 that the model sees.
 
     Returns:
         attribute -> int64 array [64] in reading order.
@@ -50,7 +51,7 @@ def patch_labels(marks: list[Mark]) -> dict[str, np.ndarray]:
     maps["column"][:] = np.arange(1, CELLS + 1)
     shapes = any(m.what == "shape" for m in marks)
     for m in marks:
-        x, y = _cell(m.x), _cell(m.y)
+        x, y = _cell(m.x, margin), _cell(m.y, margin)
         if not (0 <= x < CELLS and 0 <= y < CELLS):
             continue
         at: tuple = (int(y), int(x))

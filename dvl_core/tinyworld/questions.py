@@ -47,7 +47,8 @@ def _places(shapes: list[Shape]) -> str:
     return names[0].upper() + names[1:]
 
 
-def _chart_sentence(chart: Chart) -> str:
+def chart_sentence(chart: Chart) -> str:
+    """ "A bar chart called "Rain" with four bars." """
     titled = f' called "{chart.title}"' if chart.title else ""
     parts = {"bar": "bar", "line": "point", "pie": "slice"}[chart.kind]
     return f"A {chart.kind} chart{titled} with {_plural(len(chart.values), parts)}."
@@ -61,7 +62,7 @@ def caption(picture: Picture) -> str:
     if isinstance(picture, Text):
         return f'The text "{picture.text}" is written in {picture.colour}.'
     if isinstance(picture, Chart):
-        return f"{_chart_sentence(picture)} {_extreme(picture, max)} {_extreme(picture, min)}"
+        return f"{chart_sentence(picture)} {_extreme(picture, max)} {_extreme(picture, min)}"
     if isinstance(picture, Table):
         return f"A table with {_plural(len(picture.rows), 'row')}:\n{markdown(picture.header, picture.rows)}"
     if isinstance(picture, Sudoku):

@@ -13,10 +13,12 @@ import argparse
 import json
 import time
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -27,7 +29,7 @@ from ..tinyworld.labels import HEADS, MARGIN
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.sampling import KIND_SHARES
 from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END, build_tokenizer
-from .data import TASK_NAMES, StageData, loader
+from .data import STAGES, TASK_NAMES, StageData, framed, loader
 from .optimizer import MuonAdamW
 from .packing import Packer
 from .precision import fast_dtype
@@ -42,10 +44,10 @@ PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
 class Stage:
     """Length, batch and learning rates of one stage.
 
-    name: what is learnt, "vision", "autoregressive" or "diffusion"; minutes: wall-clock budget; samples: upper bound
-    on pictures; length: tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for
-    the vision tower; decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the
-    samples; shares: of the kinds of pictures.
+    name: what is learnt, one of `data.STAGES`; minutes: wall-clock budget; samples: upper bound on pictures; length:
+    tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower;
+    decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the samples; shares: of
+    the kinds of pictures.
     """
 
     name: str
@@ -61,6 +63,8 @@ class Stage:
     shares: tuple[float, ...] = KIND_SHARES
 
     def __post_init__(self) -> None:
+        if self.name not in STAGES:
+            raise ValueError(f"name={self.name!r} must be one of {', '.join(STAGES)}")
         for field in ("minutes", "samples", "batch", "muon_lr", "adam_lr"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be above 0")
@@ -113,18 +117,20 @@ class Log:
         print(line, flush=True)
 
 
-def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: bool) -> None:
+def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: bool,
+              bundle: Bundle | None = None) -> None:
     """Train one stage in place; writes the model to `out`/<stage> every few minutes and at its end."""
-    kind, diffusion = stage.name, stage.name == "diffusion"
-    if kind == "vision":
-        module = VisionWarmup(model, HEADS)
-    else:
-        module = PackedLanguage(model, picture_slice(tokenizer), model.config.bd3lm_block_size, diffusion)
+    kind, diffusion, bundle = stage.name, stage.name == "diffusion", bundle or VL
+    module = _module(model, tokenizer, kind)
     model.train()
-    optimizer = MuonAdamW(list(module.named_parameters()), stage.muon_lr, stage.adam_lr, stage.vision_scale)
+    trained = [(n, p) for n, p in module.named_parameters() if kind != "projector" or "merger." in n]
+    model.requires_grad_(kind != "projector")
+    for _, parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = torch.compile(module) if compiled else module
-    data = StageData(kind, stage.batch, stage.length, stage.first_seed, picture_tokens=PICTURE_TOKENS,
-                     shares=stage.shares)
+    data = StageData(kind, stage.batch, stage.length, stage.first_seed, shares=stage.shares, view=bundle.view,
+                     picture_tokens=0 if kind == "words" else PICTURE_TOKENS, margin=bundle.margin)
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally()
     for step, batch in enumerate(loader(data, tokenizer)):
         minutes = (time.monotonic() - began) / 60
@@ -141,11 +147,20 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
             log.write(stage=stage.name, step=step + 1, samples=seen, minutes=round(minutes, 2), **tally.take())
         if time.monotonic() - saved > 180:
             saved = time.monotonic()
-            save(model, tokenizer, out / stage.name, diffusion)
-    if kind == "vision":
-        calibrate(model, module.reader, batch["pictures"])
-    save(model, tokenizer, out / stage.name, diffusion)
+            bundle.save(model, tokenizer, out / stage.name, diffusion)
+    if kind == "vision" and bundle.settle:
+        bundle.settle(model, module.reader, batch["pictures"])
+    bundle.save(model, tokenizer, out / stage.name, diffusion)
     log.write(stage=stage.name, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
+
+
+def _module(model, tokenizer, kind: str) -> nn.Module:
+    """What a stage runs: pictures, or packed rows, to a loss."""
+    if kind == "vision":
+        return VisionWarmup(model, HEADS)
+    block_size = getattr(model.config, "bd3lm_block_size", 1)
+    at = slice(0, 0) if kind == "words" else picture_slice(tokenizer)
+    return PackedLanguage(model, at, block_size, kind == "diffusion")
 
 
 @torch.no_grad()
@@ -242,6 +257,23 @@ def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
     model.config.enable_bd3lm = diffusion
     model.save_pretrained(folder, max_shard_size="9MB")
     bundled_processor(tokenizer).save_pretrained(folder)
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What the stages have to know about one bundled family.
+
+    view, margin: how it sees pictures, as in `data.StageData`; save: writes (model, tokenizer, folder, diffusion);
+    settle: what is done with (model, reader, pictures) after the vision warm-up, if anything.
+    """
+
+    view: Callable
+    margin: int
+    save: Callable
+    settle: Callable | None = None
+
+
+VL = Bundle(framed, MARGIN, save, calibrate)
 
 
 def main(arguments: list[str] | None = None) -> None:

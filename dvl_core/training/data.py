@@ -1,16 +1,19 @@
-"""Batches for the three stages of the bundled model, drawn from TinyWorld as they are needed."""
+"""Batches for the stages of the bundled models, drawn from TinyWorld as they are needed."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset
 
 from ..processing.qwen_vl import CLIP_MEAN_COLOR, pad_to_square, resize_with_margin
+from ..tinyworld.description import describe
 from ..tinyworld.drawing import Mark, render
 from ..tinyworld.labels import MARGIN, patch_labels
 from ..tinyworld.pictures import CANVAS
@@ -20,14 +23,20 @@ from .noise import noise_levels
 from .packing import IGNORE, Packer
 
 TASK_NAMES = tuple(TASKS)
+STAGES = ("vision", "words", "projector", "autoregressive", "diffusion")
 DRAWN_AT = (128, 192, 256, 256, 384)  # pixels; shown ones are larger, so training sees several
+
+
+def framed(image: Image.Image) -> Image.Image:
+    """A picture as the bundled vision-language model sees it: padded to a square, 128 pixels with a margin."""
+    return resize_with_margin(pad_to_square(image, CLIP_MEAN_COLOR), CANVAS, MARGIN, CLIP_MEAN_COLOR)
 
 
 @dataclass(frozen=True)
 class StageData:
     """What a stage draws: seeds `first_seed`, `first_seed` + 1, … of the training split."""
 
-    stage: str  # "vision", "autoregressive" or "diffusion"
+    stage: str  # one of `STAGES`; "words" has descriptions instead of pictures
     batch: int
     length: int  # tokens per packed row
     first_seed: int
@@ -36,19 +45,20 @@ class StageData:
     block_size: int = 8
     lowest_noise: float = 0.1
     shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
+    view: Callable[[Image.Image], Image.Image] = framed  # what the model sees of a picture
+    margin: int = MARGIN  # pixels round the picture in that view
 
     def __post_init__(self) -> None:
-        if self.stage not in ("vision", "autoregressive", "diffusion"):
-            raise ValueError(f"stage={self.stage!r} must be vision, autoregressive or diffusion")
+        if self.stage not in STAGES:
+            raise ValueError(f"stage={self.stage!r} must be one of {', '.join(STAGES)}")
         if self.batch < 1:
             raise ValueError(f"batch={self.batch} must be at least 1")
 
 
-def picture_bytes(picture, drawn_at: int) -> tuple[np.ndarray, list[Mark]]:
-    """Draw, then pad and resize exactly as the processor does. Returns uint8 [128, 128, 3] and what is where."""
+def picture_bytes(picture, drawn_at: int, view: Callable = framed) -> tuple[np.ndarray, list[Mark]]:
+    """Draw, then show exactly as the processor does. Returns uint8 [128, 128, 3] and what is where."""
     image, marks = render(picture, drawn_at)
-    image = resize_with_margin(pad_to_square(image, CLIP_MEAN_COLOR), CANVAS, MARGIN, CLIP_MEAN_COLOR)
-    return np.array(image), marks
+    return np.array(view(image)), marks
 
 
 class TinyWorldBatches(IterableDataset):
@@ -71,11 +81,15 @@ class TinyWorldBatches(IterableDataset):
             yield batch
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
-        drawn = sample("train", seed, self.data.conversations, self.data.shares)
-        pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)])
-        row = {"pictures": pixels}
+        drawn = sample("train", seed, self.data.conversations if packer else 0, self.data.shares)
+        if self.data.stage == "words":
+            packer.instead_of_picture(describe(drawn.picture))
+            row = {"pictures": np.zeros(0, np.uint8)}
+        else:
+            pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], self.data.view)
+            row = {"pictures": pixels}
         if packer is None:
-            return row | patch_labels(marks)
+            return row | patch_labels(marks, self.data.margin)
         packed, used = packer.pack(drawn.conversations)
         tasks = np.full(self.data.conversations + 1, -1)
         for segment, index in enumerate(used, 1):

@@ -68,11 +68,15 @@ class Packer:
         )
         self.encode_answer = lru_cache(maxsize=50_000)(lambda text: tuple(spell(text)))
         picture, self.eos = tokenizer.convert_tokens_to_ids(["<|image_pad|>", "<|im_end|>"])
-        before = self.encode(f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n")
+        self.before = before = self.encode(f"<|im_start|>system\n{SYSTEM_PROMPT}<|im_end|>\n<|im_start|>user\n")
         self.picture_at = slice(len(before), len(before) + picture_tokens)
         self.trunk = [*before, *[picture] * picture_tokens, *self.encode("\n")]
         if diffusion and len(self.trunk) % block_size:
             raise ValueError(f"block_size={block_size} must divide the {len(self.trunk)} shared tokens")
+
+    def instead_of_picture(self, text: str) -> None:
+        """Begin the next rows with words where a picture would stand: for a language model without eyes."""
+        self.trunk = [*self.before, *self.encode_answer(text), *self.encode("\n")]
 
     def conversation(self, turns) -> tuple[list[int], list[int]]:
         """Token ids after the shared beginning: (everything up to the last answer, the last answer with its EOS)."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from transformers import SiglipVisionModel
 
 from .masks import additive, block_diffusion_mask, tree_causal_mask
 from .packing import IGNORE
@@ -19,9 +20,8 @@ class VisionWarmup(nn.Module):
 
     def __init__(self, model: nn.Module, heads: dict[str, int]) -> None:
         super().__init__()
-        self.reader = PictureReader(model)
-        width = model.config.text_config.hidden_size
-        self.heads = nn.ModuleDict({name: nn.Linear(width, classes) for name, classes in heads.items()})
+        self.reader = picture_reader(model)
+        self.heads = nn.ModuleDict({name: nn.Linear(self.reader.width, classes) for name, classes in heads.items()})
 
     def forward(self, pictures: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Mean cross entropy, things and empty patches weighted alike; and the accuracy on things per attribute."""
@@ -43,7 +43,7 @@ class PictureReader(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.visual = model.model.visual
+        self.visual, self.width = model.model.visual, model.config.text_config.hidden_size
         vision = model.config.vision_config
         self.sizes = (vision.patch_size, vision.spatial_merge_size)
         self.register_buffer("mean", torch.tensor(PICTURE_MEAN), persistent=False)
@@ -56,13 +56,55 @@ class PictureReader(nn.Module):
         return picture_features(self.visual, rows, patch_positions(pictures.shape[1] // patch, merge))
 
 
+class TileReader(nn.Module):
+    """`PictureReader` for the language-model family, whose pictures are one tile; or for its SigLIP tower alone.
+
+    A tower alone is read as the family will read it: without its last layer, which translation drops.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        alone = isinstance(model, SiglipVisionModel)
+        tower = model if alone else model.vision_tower
+        self.visual = nn.ModuleDict({"embeddings": tower.embeddings,
+                                     "layers": tower.encoder.layers[:-1] if alone else tower.encoder.layers})
+        self.merger = nn.Identity() if alone else model.mm_projector
+        self.width = model.config.hidden_size
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Normalise as SigLIP's picture processor does, read, project."""
+        x = self.visual["embeddings"](pictures.float().permute(0, 3, 1, 2) / 127.5 - 1)
+        for layer in self.visual["layers"]:
+            x = layer(x, None)
+        return self.merger(x)
+
+
+class NoPicture(nn.Module):
+    """Stands where the tower would, for a language model without eyes."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.width = width
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """No features at all, [B, 0, D]."""
+        return torch.zeros(len(pictures), 0, self.width)
+
+
+def picture_reader(model: nn.Module) -> nn.Module:
+    """What reads pictures for a model of either family, for a SigLIP tower, or for a plain language model."""
+    if isinstance(model, SiglipVisionModel) or hasattr(model, "mm_projector"):
+        return TileReader(model)
+    return PictureReader(model) if hasattr(model.model, "visual") else NoPicture(model.config.hidden_size)
+
+
 class PackedLanguage(nn.Module):
     """Picture and packed conversations to the loss of the autoregressive or the diffusion stage."""
 
     def __init__(self, model: nn.Module, picture_at: slice, block_size: int, diffusion: bool) -> None:
         super().__init__()
-        self.reader = PictureReader(model)
-        self.language, self.lm_head = model.model.language_model, model.lm_head
+        self.reader = picture_reader(model)
+        self.language, self.lm_head = model.get_decoder(), model.lm_head
         self.picture_at, self.block_size, self.diffusion = picture_at, block_size, diffusion
 
     def mask(self, positions: Tensor, segment: Tensor, noisy: Tensor) -> Tensor:
@@ -82,7 +124,7 @@ class PackedLanguage(nn.Module):
         hidden = self.language(
             inputs_embeds=embeds,
             attention_mask={"full_attention": mask, "sliding_attention": mask},
-            position_ids=positions[None].expand(3, -1, -1),
+            position_ids=positions,
             use_cache=False,
         ).last_hidden_state
         logits = self.lm_head(hidden).float()

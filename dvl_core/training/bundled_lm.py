@@ -1,0 +1,233 @@
+"""Trains the bundled language-model family: a language model without eyes becomes a block-diffusion model with eyes.
+
+    python -m dvl_core.training.bundled_lm --out runs/tinylm --minutes 20,15,2,30
+    python -m dvl_core.training.bundled_lm --score assets/tinylm-ar
+
+Four stages, each for its share of minutes, with one translation in the middle:
+
+1. `vision`: a SigLIP tower learns what is in each patch, without any language;
+2. `words`: a plain Qwen2 language model learns TinyWorld's questions on pictures that are described in words;
+3. `dvl_core.translate` joins the two, as it joins Qwen2.5-7B and SigLIP2; the projector between them is random;
+4. `projector`: the projector alone, next-token loss; 5. `diffusion`: everything, the block-diffusion loss.
+
+`--score` asks a language model about described pictures of the test split instead.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    Qwen2Config,
+    Qwen2ForCausalLM,
+    SiglipVisionConfig,
+    SiglipVisionModel,
+)
+from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+from ..evaluation.tinyworld import SEEDS_PER_RUN
+from ..models.qwen_lm import DiffusionVLQwenForConditionalGeneration
+from ..processing.qwen_lm import DiffusionVLQwenProcessor
+from ..tinyworld.description import describe
+from ..tinyworld.pictures import CANVAS
+from ..tinyworld.tokenizer import SYSTEM_PROMPT, TURN_END, build_tokenizer
+from ..tinyworld.world import TASKS, sample, task_sample
+from ..translation import TranslationConfig, translate
+from .bundled import READING_SHARES, Bundle, Log, Stage, attention, run_stage
+from .data import picture_bytes
+from .packing import Packer
+from .steps import TileReader
+
+PATCH = 16
+STAGES = ("vision", "words", "projector", "diffusion")
+
+
+def words_config(tokenizer) -> Qwen2Config:
+    """A plain Qwen2 language model, small: six layers of width 192."""
+    return Qwen2Config(
+        vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=6, num_attention_heads=6,
+        num_key_value_heads=3, max_position_embeddings=2048, tie_word_embeddings=True, rms_norm_eps=1e-6,
+        bos_token_id=None, eos_token_id=tokenizer.convert_tokens_to_ids(TURN_END), pad_token_id=tokenizer.pad_token_id,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+    )  # fmt: skip
+
+
+def tower_config() -> SiglipVisionConfig:
+    """A SigLIP tower, small: 64 patches of 16 pixels. Its last layer is never used: translation drops it."""
+    return SiglipVisionConfig(
+        image_size=CANVAS, patch_size=PATCH, hidden_size=256, intermediate_size=768, num_hidden_layers=5,
+        num_attention_heads=4, vision_use_head=False,
+    )  # fmt: skip
+
+
+def picture_processor() -> SiglipImageProcessorPil:
+    """The stock SigLIP picture processor, for pictures of 128 x 128 pixels."""
+    return SiglipImageProcessorPil(size={"height": CANVAS, "width": CANVAS})
+
+
+def bundled_processor(tokenizer) -> DiffusionVLQwenProcessor:
+    """The processor of the bundled model: one system turn, one view of a picture, padded to a square."""
+    return DiffusionVLQwenProcessor(
+        picture_processor(), tokenizer, system_prompt=SYSTEM_PROMPT, max_prompt_tokens=1024, patch_size=PATCH,
+        image_aspect_ratio="pad", image_grid_pinpoints=[[CANVAS, CANVAS]],
+    )  # fmt: skip
+
+
+def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
+    """Write a checkpoint of any stage, shards under 10 MB: a tower, a language model, or both joined.
+
+    Args:
+        model: float32 or bfloat16.
+        tokenizer: goes into the folder too, except a tower's.
+        folder: made where missing.
+        diffusion: mark a joined model as a block-diffusion model.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(model, DiffusionVLQwenForConditionalGeneration):
+        model.config.enable_bd3lm = diffusion
+        bundled_processor(tokenizer).save_pretrained(folder)
+    elif isinstance(model, SiglipVisionModel):
+        picture_processor().save_pretrained(folder)
+    else:
+        tokenizer.save_pretrained(folder)
+    model.save_pretrained(folder, max_shard_size="9MB")
+
+
+def load(folder: Path, kind: type = DiffusionVLQwenForConditionalGeneration):
+    """A checkpoint of a stage, in float32."""
+    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
+
+
+@torch.no_grad()
+def join(out: Path, pictures: torch.Tensor) -> DiffusionVLQwenForConditionalGeneration:
+    """Translate the language model of `out`/words, with the tower of `out`/vision, into `out`/translated.
+
+    The random projector is then scaled so that a picture's tokens enter the decoder about as large as words do.
+
+    Args:
+        pictures: uint8 [B, 128, 128, 3], to measure the projector's outputs on.
+    """
+    shutil.rmtree(out / "translated", ignore_errors=True)
+    translate(out / "words", out / "translated", TranslationConfig(vision_tower=str(out / "vision")))
+    model = load(out / "translated")
+    model.config.image_aspect_ratio, model.config.image_grid_pinpoints = "pad", [[CANVAS, CANVAS]]
+    model.config.bd3lm_sampling_eps_min = 0.1
+    factor = model.get_input_embeddings().weight.std() / TileReader(model)(pictures).std()
+    model.mm_projector[2].weight.mul_(factor)
+    model.mm_projector[2].bias.mul_(factor)
+    return model
+
+
+def described_prompt(packer: Packer, picture, question: str) -> list[int]:
+    """Token ids of a question about a picture that is described in words, up to where the answer begins."""
+    packer.instead_of_picture(describe(picture))
+    return packer.trunk + packer.conversation(((question, ""),))[0]
+
+
+@torch.no_grad()
+def score_words(model, tokenizer, tasks: Iterable[str], samples: int, seed: int = 0) -> Iterator[tuple[str, float]]:
+    """Exact match of a language model on described test pictures, greedy; (task, share right) one by one.
+
+    Args:
+        model: any causal language model of transformers.
+        tokenizer: its own.
+        tasks: names in `tinyworld.TASKS`.
+        samples: questions per task.
+        seed: which test pictures, as in `evaluation.evaluate_task`.
+    """
+    packer = Packer(tokenizer, 0, 1, 1, False)
+    for task in tasks:
+        asked = [task_sample(task, "test", seed * SEEDS_PER_RUN + i) for i in range(samples)]
+        right = 0
+        for start in range(0, samples, 25):
+            some = asked[start : start + 25]
+            rows = [described_prompt(packer, picture, question) for picture, question, _ in some]
+            length = max(map(len, rows))
+            ids = torch.tensor([[tokenizer.pad_token_id] * (length - len(row)) + row for row in rows])
+            real = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+            made = model.generate(input_ids=ids, attention_mask=real, max_new_tokens=96, do_sample=False)
+            said = tokenizer.batch_decode(made[:, length:], skip_special_tokens=True)
+            right += sum(text == wanted for text, (_, _, wanted) in zip(said, some, strict=True))
+        yield task, right / samples
+
+
+def bundled_stages(minutes: list[float]) -> list[Stage]:
+    """The four stages, given their minutes."""
+    vision, words, projector, diffusion = minutes
+    return [
+        Stage("vision", vision, 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
+        Stage("words", words, 400_000, batch=16, first_seed=1_000_000),
+        Stage("projector", projector, 100_000, first_seed=2_000_000, muon_lr=0.01, adam_lr=1e-3),
+        Stage("diffusion", diffusion, 400_000, length=320, vision_scale=0.3, decay_from=0.4, first_seed=3_000_000),
+    ]
+
+
+def train(out: Path, stages: list[Stage], tokenizer, compiled: bool = False) -> None:
+    """Run stages in order; what came before the first of them is read from `out`.
+
+    Args:
+        out: folder for checkpoints, log and, after the last stage, `bundled`: both models in bfloat16.
+        stages: some of `bundled_stages`.
+        tokenizer: of both models.
+        compiled: use torch.compile.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    bundle = Bundle(bundled_processor(tokenizer).square_view, 0, save)
+    log = Log(out / "log.jsonl")
+    for stage in stages:
+        model = _start(stage.name, tokenizer, out)
+        log.write(stage=stage.name, parameters=sum(p.numel() for p in model.parameters()), tokens=len(tokenizer))
+        run_stage(model, tokenizer, stage, log, out, compiled, bundle)
+        if stage.name == "diffusion":
+            save(model.to(torch.bfloat16), tokenizer, out / "bundled" / "tinylm", True)
+            save(load(out / "words", Qwen2ForCausalLM).bfloat16(), tokenizer, out / "bundled" / "tinylm-ar", False)
+
+
+def _start(stage: str, tokenizer, out: Path):
+    """The model that a stage begins with."""
+    if stage == "vision":
+        return SiglipVisionModel._from_config(tower_config())
+    if stage == "words":
+        return Qwen2ForCausalLM._from_config(words_config(tokenizer), attn_implementation=attention())
+    if stage == "projector":
+        view = bundled_processor(tokenizer).square_view
+        drawn = [picture_bytes(sample("train", seed).picture, CANVAS, view)[0] for seed in range(64)]
+        return join(out, torch.from_numpy(np.stack(drawn)))
+    return load(out / "projector")
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument("--out", type=Path, help="folder for checkpoints and log.jsonl")
+    what.add_argument("--score", metavar="MODEL", help="a language model to ask about described pictures")
+    parser.add_argument("--minutes", default="20,15,2,30", help="wall-clock budget of the four stages")
+    parser.add_argument("--stages", default=",".join(STAGES),
+                        help="which of them to run; what comes before the first is read from --out")  # fmt: skip
+    parser.add_argument("--samples", type=int, default=200, help="of --score: questions per task (default 200)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights, or of the test pictures of --score")
+    parser.add_argument("--compile", action="store_true", help="use torch.compile")
+    options = parser.parse_args(arguments)
+    if options.score:
+        model = AutoModelForCausalLM.from_pretrained(options.score, dtype=torch.float32).eval()
+        tokenizer = AutoTokenizer.from_pretrained(options.score)
+        scores = dict(score_words(model, tokenizer, TASKS, options.samples, options.seed))
+        print(json.dumps({"mean": sum(scores.values()) / len(scores)} | scores, indent=1))
+        return
+    torch.manual_seed(options.seed)
+    stages = bundled_stages([float(part) for part in options.minutes.split(",")])
+    wanted = [stage for stage in stages if stage.name in options.stages.split(",")]
+    train(options.out, wanted, build_tokenizer(), options.compile)
+
+
+if __name__ == "__main__":
+    main()
