@@ -1,4 +1,4 @@
-"""The experiments on small models, as named rows: each row trains one model and asks it the same unseen questions."""
+"""The experiments on small models, as named rows: each row trains or decodes one model and asks it unseen questions."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ from typing import Any
 
 import torch
 
+from ..decoding import DecodingConfig
 from ..tinyworld.tokenizer import build_tokenizer
 from ..training.bundled import calibrate
+from .exams import Exam, small_exam, sudoku_exam
 from .learn import Leg, Options, Workshop
 from .rows import stacked, vision_row
 from .scale import Scale
 from .score import score
 from .small import small_processor
-from .store import Store
+from .store import Rows, Store
+from .sweep import BLANKS, Sweep
 
-Rows = dict[str, Callable[[], dict[str, Any]]]
 TOKENIZER_SAMPLES = 300  # of TinyWorld, from which the tokenizer takes its words
-SCORED_ON = 1  # every model is asked the same questions, whatever its seed
+ASKED = 1  # the exam's seed: every model is asked the same questions, whatever its own seed
+LONGEST = 64  # tokens of an answer
 
 OPTIONS: dict[str, Options] = {  # "off" is the conversion of the same length
     "effective mask ratio": Options(mask_ratio=True),
@@ -49,7 +52,12 @@ class Lab:
         """Made at first use: a run that finds everything done needs none."""
         return Workshop(build_tokenizer(TOKENIZER_SAMPLES), self.compiled)
 
-    def _start(self, seed: int) -> dict[str, torch.Tensor]:
+    @cached_property
+    def exam(self) -> Exam:
+        """What every model is asked."""
+        return small_exam(self.scale.questions, ASKED)
+
+    def start(self, seed: int) -> dict[str, torch.Tensor]:
         """Weights to begin with: a decoder of the seed, and the vision tower that everything shares."""
         tower, _ = self.store.weights("tower", self._tower)
         visual = {name: value for name, value in tower.items() if "visual." in name}
@@ -70,35 +78,40 @@ class Lab:
     def parent(self, seed: int) -> tuple[dict, dict]:
         """The autoregressive vision-language model."""
         leg = self.scale.learning("autoregressive", "parent", self.scale.parent)
-        return self.store.weights(f"parent-{seed}", lambda: self._trained(self._start(seed), leg, seed))
+        return self.store.weights(f"parent-{seed}", lambda: self._trained(self.start(seed), leg, seed))
 
     def words(self, seed: int) -> tuple[dict, dict]:
         """The language model that has read descriptions and never seen a picture."""
         leg = self.scale.learning("words", "words", self.scale.words)
-        return self.store.weights(f"words-{seed}", lambda: self._trained(self._start(seed), leg, seed))
+        return self.store.weights(f"words-{seed}", lambda: self._trained(self.start(seed), leg, seed))
 
-    def scored(self, diffusion: bool) -> dict[str, Any]:
-        """Score of the model as it stands."""
-        processor = small_processor(self.workshop.tokenizer)
-        return score(self.workshop.model, processor, self.scale.questions, SCORED_ON, diffusion)
+    def converted(self, percent: int, seed: int) -> tuple[dict, dict]:
+        """The parent after block diffusion on so many percent of its own samples."""
+        leg = self.scale.conversion(percent)
+        return self.store.weights(f"child-{percent}-{seed}", lambda: self._trained(self.parent(seed)[0], leg, seed))
+
+    def loaded(self, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
+        """Model and processor of these weights; there is one model, so the last one loaded counts."""
+        self.workshop.load(weights)
+        return self.workshop.model, small_processor(self.workshop.tokenizer)
+
+    def scored(self, made: tuple[dict, dict], diffusion: bool) -> dict[str, Any]:
+        """What training gave, and the score."""
+        weights, measured = made
+        config = DecodingConfig(max_new_tokens=LONGEST)
+        return measured | score(*self.loaded(weights), self.exam, diffusion, config)
 
     def child(self, weights: dict, leg: Leg, seed: int, options: Options | None = None) -> dict[str, Any]:
         """Train on from weights, and score."""
-        _, made = self._trained(weights, leg, seed, options)
-        return made | self.scored(leg.kind == "diffusion")
+        return self.scored(self._trained(weights, leg, seed, options), leg.kind == "diffusion")
 
 
 def conversion(lab: Lab, seed: int) -> Rows:
     """An autoregressive vision-language model, and what it becomes by block diffusion on few samples."""
-    def parent() -> dict[str, Any]:
-        weights, made = lab.parent(seed)
-        lab.workshop.load(weights)
-        return made | lab.scored(False)
-
-    def converted(percent: int) -> dict[str, Any]:
-        return lab.child(lab.parent(seed)[0], lab.scale.conversion(percent), seed)
-
-    return {"parent": parent} | {f"{percent} %": partial(converted, percent) for percent in lab.scale.percents}
+    rows: Rows = {"parent": lambda: lab.scored(lab.parent(seed), False)}
+    for percent in lab.scale.percents:
+        rows[f"{percent} %"] = lambda percent=percent: lab.scored(lab.converted(percent, seed), True)
+    return rows
 
 
 def ar_lm(lab: Lab, seed: int) -> Rows:
@@ -112,7 +125,7 @@ def ar_lm(lab: Lab, seed: int) -> Rows:
 def scratch(lab: Lab, seed: int) -> Rows:
     """Block diffusion from random decoder weights."""
     def trained(samples: int) -> dict[str, Any]:
-        return lab.child(lab._start(seed), lab.scale.learning("diffusion", "child", samples), seed)
+        return lab.child(lab.start(seed), lab.scale.learning("diffusion", "child", samples), seed)
 
     few = lab.scale.share(lab.scale.scratch)
     return {"as many": partial(trained, few), f"{lab.scale.times} x": partial(trained, few * lab.scale.times)}
@@ -126,6 +139,18 @@ def options(lab: Lab, seed: int) -> Rows:
     return {"off": partial(converted, None)} | {name: partial(converted, o) for name, o in OPTIONS.items()}
 
 
+def decoding(lab: Lab, seed: int) -> Rows:
+    """The conversion with the most samples, decoded in many ways, beside its parent."""
+    questions = lab.scale.questions
+    return Sweep(
+        child=lambda: lab.loaded(lab.converted(max(lab.scale.percents), seed)[0]),
+        parent=lambda: lab.loaded(lab.parent(seed)[0]),
+        exam=lambda: lab.exam,
+        sudokus=lambda: sudoku_exam(BLANKS, questions, ASKED, small=True),
+        longest=LONGEST,
+    ).rows()
+
+
 EXPERIMENTS: dict[str, Callable[[Lab, int], Rows]] = {
-    "conversion": conversion, "ar_lm": ar_lm, "scratch": scratch, "options": options,
+    "conversion": conversion, "ar_lm": ar_lm, "scratch": scratch, "decoding": decoding, "options": options,
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""Exact match of a model on unseen pictures of the small world, through the processor and decoder of inference."""
+"""Exact match of a model on an exam, through the processor and decoder of inference."""
 
 from __future__ import annotations
 
@@ -7,39 +7,41 @@ from typing import Any
 
 from ..decoding import DecodingConfig
 from ..evaluation.tinyworld import ask_model
-from ..tinyworld.drawing import draw
-from ..tinyworld.pictures import CANVAS
-from .world import TASKS, test_item
-
-LONGEST = 64  # tokens of an answer
-BATCH = 64
+from .exams import Exam
 
 
-def score(model: Any, processor: Any, questions: int, seed: int, diffusion: bool, steps: int = 8) -> dict[str, Any]:
+def score(model: Any, processor: Any, exam: Exam, diffusion: bool, config: DecodingConfig,
+          batch: int = 64) -> dict[str, Any]:
     """Exact match per task and on the average.
 
     Args:
-        model, processor: from `small`.
-        questions: per task.
-        seed: which test pictures.
-        diffusion: decode by block diffusion; otherwise token by token.
-        steps: denoising steps per block.
+        model, processor: of one checkpoint.
+        exam: what to ask, see `exams`.
+        diffusion: decode by block diffusion; otherwise token by token, left to right.
+        config: decoding settings.
+        batch: questions answered at once.
 
     Returns:
-        accuracy, its parts by task, answer tokens per forward, seconds.
+        accuracy: mean over tasks; tasks: exact match by task; questions: of all tasks; tokens_per_forward: answer
+        tokens (their end included) per forward pass of the answer, each answer counted by itself; tokens_per_second;
+        seconds: of decoding, prompts included;
+        parameters: of the model.
     """
-    began, tasks, tokens, taken = time.perf_counter(), {}, 0, 0
+    was = model.config.enable_bd3lm
     model.config.enable_bd3lm = diffusion
-    settings = DecodingConfig(max_new_tokens=LONGEST, steps=steps)
-    for task in TASKS:
+    began, tasks, tokens, forwards = time.perf_counter(), {}, 0, 0
+    for task, items in exam.items():
         right = 0
-        for start in range(0, questions, BATCH):
-            items = [test_item(task, seed * 100_000 + i) for i in range(start, min(start + BATCH, questions))]
-            asked = [(draw(picture, CANVAS), question) for picture, question, _ in items]
-            answers = ask_model(model, processor, asked, settings)
-            right += sum(given == wanted for (given, _, _), (_, _, wanted) in zip(answers, items, strict=True))
+        for start in range(0, len(items), batch):
+            some = items[start : start + batch]
+            answers = ask_model(model, processor, [(picture, question) for picture, question, _ in some], config)
+            right += sum(given == wanted for (given, _, _), (_, _, wanted) in zip(answers, some, strict=True))
             tokens += sum(count for _, count, _ in answers)
-            taken += sum(steps_taken for _, _, steps_taken in answers)
-        tasks[task] = right / questions
-    return {"accuracy": sum(tasks.values()) / len(tasks), "tasks": tasks, "tokens_per_forward": tokens / taken,
-            "score_seconds": time.perf_counter() - began}
+            forwards += sum(steps for _, _, steps in answers)
+        tasks[task] = right / len(items)
+    model.config.enable_bd3lm = was
+    seconds = time.perf_counter() - began
+    return {"accuracy": sum(tasks.values()) / len(tasks), "tasks": tasks,
+            "questions": sum(len(items) for items in exam.values()), "tokens_per_forward": tokens / forwards,
+            "tokens_per_second": tokens / seconds, "seconds": seconds,
+            "parameters": sum(weight.numel() for weight in model.parameters())}

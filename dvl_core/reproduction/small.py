@@ -10,6 +10,7 @@ from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from ..tinyworld.labels import MARGIN
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END
+from ..training.bundled import attention
 from ..training.steps import PICTURE_MEAN, PICTURE_STD
 
 PATCH, MERGE = 16, 2
@@ -43,7 +44,7 @@ def small_config(tokenizer) -> DiffusionVLQwenVLConfig:
 def small_model(tokenizer) -> DiffusionVLQwenVLForConditionalGeneration:
     """A model with random weights (of torch's current seed)."""
     config = small_config(tokenizer)
-    config._attn_implementation = "eager"  # CPU attention with a mask has a slow backward in SDPA
+    config._attn_implementation = attention()
     return DiffusionVLQwenVLForConditionalGeneration(config)
 
 

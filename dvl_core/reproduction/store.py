@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+import platform
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+Rows = dict[str, Callable[[], dict[str, Any]]]  # name of a row -> what makes it
 
 
 def write_json(path: Path, data: Any) -> None:
@@ -17,6 +20,20 @@ def write_json(path: Path, data: Any) -> None:
     part = path.with_suffix(".part")
     part.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     os.replace(part, path)
+
+
+def machine() -> dict[str, Any]:
+    """What the seconds depend on: processor, threads, torch."""
+    return {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
+
+
+def _processor() -> str:
+    about = Path("/proc/cpuinfo")
+    if about.exists():
+        for line in about.read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()
 
 
 class Store:
@@ -48,15 +65,18 @@ class Store:
             raise ValueError(f"{path} was made with other settings ({data['settings']}); give another --out")
         return data["rows"]
 
-    def row(self, experiment: str, seed: int, name: str, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """A row, made and written down unless it is there."""
-        rows = self.rows(experiment, seed)
-        if name not in rows:
-            rows[name] = make()
+    def fill(self, experiment: str, seed: int, rows: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Make the rows that are not there, write each down, and give it out by name."""
+        done = self.rows(experiment, seed)
+        for name, make in rows.items():
+            if name in done:
+                continue
+            done[name] = make()
             write_json(self.path(experiment, seed), {
-                "experiment": experiment, "seed": seed, "settings": self.settings, "rows": rows,
+                "experiment": experiment, "seed": seed, "complete": len(done) == len(rows),
+                "settings": self.settings, "machine": machine(), "rows": done,
             })
-        return rows[name]
+            yield name, done[name]
 
     def weights(self, name: str, make: Callable[[], tuple[dict, dict]]) -> tuple[dict, dict]:
         """Weights, and what their training gave; trained by `make` unless they are there."""

@@ -1,5 +1,5 @@
-"""TinyWorld made smaller: plain pictures with little in them, so that a model of a million weights learns them in a
-minute or two. Contents, questions, answers and the train / test split are TinyWorld's own."""
+"""TinyWorld made smaller: plain pictures with little in them, so that a model of a million weights learns them in
+minutes. Contents, questions, answers and the train / test split are TinyWorld's own."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from ..tinyworld.sampling import rng_for, sample_picture, sample_sudoku, split_o
 STYLE = Style(font=4)  # one font, white paper, no turn, no grain
 TASKS: dict[str, str] = {  # task -> kind of picture
     "caption": "scene", "place": "scene", "table": "chart",
-    "largest": "chart", "value": "chart", "copy": "sudoku", "sudoku": "sudoku",
+    "largest": "chart", "copy": "sudoku", "sudoku": "sudoku",
 }
 KINDS = tuple(dict.fromkeys(TASKS.values()))
 RADII = {"small": 0.2, "large": 0.4}
 MAX_SHAPES, BARS = 2, 4
-BLANKS = (2, 6)
+BLANKS = (2, 11)  # of a sudoku: fewest, most
 CONVERSATIONS = 3  # per picture in training
 
 
@@ -30,19 +30,24 @@ class Talk:
     turns: tuple[tuple[str, str, str], ...]
 
 
+def plain(picture: Picture) -> Picture:
+    """The same content on white paper, upright, in one font."""
+    return replace(picture, style=STYLE)
+
+
 def _simple(rng: random.Random, split: str, kind: str) -> Picture:
     """A plain picture of a kind; what it says may belong to either split."""
     if kind == "sudoku":
-        return replace(sample_sudoku(rng, rng.randint(*BLANKS)), style=STYLE)
+        return plain(sample_sudoku(rng, rng.randint(*BLANKS)))
     picture = sample_picture(rng, split, kind)
     if isinstance(picture, Scene):
         count = rng.randint(1, min(MAX_SHAPES, len(picture.shapes)))
         shapes = sorted(rng.sample(picture.shapes, count), key=lambda shape: shape.place)
-        plain = {"dx": 0.0, "dy": 0.0, "outline": False, "turn": 0.0}
-        return Scene(tuple(replace(s, radius=RADII[s.size], **plain) for s in shapes), STYLE)
+        upright = {"dx": 0.0, "dy": 0.0, "outline": False, "turn": 0.0}
+        return Scene(tuple(replace(s, radius=RADII[s.size], **upright) for s in shapes), STYLE)
     while not _is_simple(picture):
         picture = sample_picture(rng, split, kind)
-    return replace(picture, title="", ticks=False, grid=True, style=STYLE)
+    return plain(replace(picture, title="", ticks=False, grid=True))
 
 
 def _is_simple(chart: Chart) -> bool:
@@ -69,7 +74,7 @@ def talk(seed: int) -> Talk:
     return Talk(picture, tuple((task, *ask(rng, picture, task)) for task in tasks))
 
 
-def test_item(task: str, seed: int) -> tuple[Picture, str, str]:
+def unseen(task: str, seed: int) -> tuple[Picture, str, str]:
     """A question about a picture that training never draws, and its exact answer."""
     rng = rng_for("test", seed)
     picture = small_picture(rng, "test", TASKS[task])

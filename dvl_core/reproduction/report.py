@@ -1,0 +1,89 @@
+"""Results as a Markdown page: verdicts first, what did not come out above what did; then every row."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from .findings import plus_minus
+
+TITLES = {
+    "conversion": "AR-VLM → dVLM: accuracy kept, by conversion samples",
+    "ar_lm": "AR-LM → dVLM, against the same language model finetuned autoregressively",
+    "scratch": "Block diffusion from scratch",
+    "decoding": "Block size, steps and threshold",
+    "options": "Training options, on and off",
+    "bundled": "Block size, steps and threshold: the bundled model",
+}
+FIGURES = {
+    "conversion": ("conversion",), "ar_lm": ("ways",), "scratch": (), "decoding": ("decoding", "tasks", "sudoku"),
+    "options": ("options",), "bundled": ("bundled", "bundled-tasks", "bundled-sudoku"),
+}  # experiment -> plots that visualize.results makes
+HOW = (
+    "Accuracy is exact match on unseen questions, averaged over tasks. Numbers are mean ± sample standard deviation "
+    "over seeds; with one seed there is no spread. A sample is a picture with three questions; seconds are wall-clock "
+    "seconds of training, and of answering all questions of a row in batches of 64; tokens per second belong to those "
+    "batches."
+)
+SMALL = (
+    "The small models have the published VL architecture and {parameters:,} weights. They learn plain TinyWorld "
+    "pictures (`dvl_core/reproduction/world.py`): {tasks}. The vision tower is taught once, with dense labels on "
+    "{vision:,} pictures, and every run starts from it; decoder, samples and noise differ by seed."
+)
+
+
+def page(results: Mapping[str, Any]) -> str:
+    """The page of what `results.collect` gives."""
+    experiments = results["experiments"]
+    parts = ["# The findings of the paper, measured at small scale\n", HOW + "\n", *_small(experiments)]
+    parts += [_verdicts(results["findings"], held) for held in (False, True)]
+    parts += [_experiment(name, experiments[name]) for name in TITLES if name in experiments]
+    return "\n".join(parts)
+
+
+def _small(experiments: Mapping[str, Any]) -> list[str]:
+    for name, values in experiments.items():
+        if name != "bundled":
+            row = next(iter(values["rows"].values()))
+            facts = {"parameters": round(row["parameters"]["mean"]), "tasks": ", ".join(row["tasks"])}
+            return [SMALL.format(vision=values["settings"]["vision"], **facts) + "\n"]
+    return []
+
+
+def _verdicts(findings: Mapping[str, list[Mapping[str, Any]]], held: bool) -> str:
+    lines = []
+    for name, found in findings.items():
+        on = " (Bundled model.)" if name == "bundled" else ""
+        lines += [f"- **{f['claim']}**{on} Rule: {f['rule']}. Measured: {f['measured']}." for f in found
+                  if f["held"] is held]
+    title = "## Came out as in the paper" if held else "## Did not come out as in the paper"
+    return "\n".join([title, "", *(lines or ["Nothing."]), ""])
+
+
+def _experiment(name: str, values: Mapping[str, Any]) -> str:
+    machine, rows = values["machine"], values["rows"]
+    lines = [f"## {TITLES[name]}", "", f"`{values['command']}`", "",
+             f"On {machine['processor']}, {machine['threads']} thread(s), torch {machine['torch']}.", ""]
+    for figure in FIGURES[name]:
+        lines += [f"![{TITLES[name]}]({figure}.png)", ""]
+    lines += _table({row: cells for row, cells in rows.items() if not row.startswith("sudoku, ")})
+    sudoku = {row.removeprefix("sudoku, "): cells for row, cells in rows.items() if row.startswith("sudoku, ")}
+    if sudoku:
+        lines += ["Sudokus by number of blanks:", "", *_table(sudoku)]
+    return "\n".join(lines)
+
+
+def _table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    tasks = list(next(iter(rows.values()))["tasks"])
+    trained = any("samples" in row for row in rows.values())
+    columns = ["", "mean", *tasks, "tokens per forward", "tokens per second", "questions", "seconds"]
+    columns += ["samples", "training seconds"] if trained else []
+    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    for name, row in rows.items():
+        cells = [name, f"**{plus_minus(row['accuracy'])}**", *(plus_minus(row["tasks"][t], digits=2) for t in tasks)]
+        cells += [plus_minus(row["tokens_per_forward"], digits=2), plus_minus(row["tokens_per_second"], digits=0),
+                  f"{row['questions']['mean']:.0f}", plus_minus(row["seconds"], digits=1)]
+        if trained:
+            cells += [f"{row['samples']['mean']:.0f}", plus_minus(row["train_seconds"], digits=0)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return [*lines, ""]
