@@ -46,7 +46,6 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--parent", help="its autoregressive parent")
     parser.add_argument("--tasks", default="all", help=f"of {BUNDLED}: all, or some of {','.join(TASKS)}")
     parser.add_argument("--questions", type=int, default=32, help=f"of {BUNDLED}, per task (default 32)")
-    parser.add_argument("--compile", action="store_true", help="use torch.compile for training")
     return parser.parse_args(arguments)
 
 
@@ -112,7 +111,7 @@ def run(options: argparse.Namespace) -> None:
     """Make the rows that are not there yet; after each experiment the results are written anew."""
     names, seeds, tasks = check(options)
     scale = SCALES[options.scale]
-    lab = Lab(Store(options.out, options.work, {"scale": options.scale} | scale.to_json()), scale, options.compile)
+    lab = Lab(Store(options.out, options.work, {"scale": options.scale} | scale.to_json()), scale)
     stores = {name: lab.store for name in EXPERIMENTS}
     if BUNDLED in names:
         stores[BUNDLED] = Store(options.out, options.work, bundled_settings(options, tasks))

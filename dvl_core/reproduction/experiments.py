@@ -41,16 +41,15 @@ class Lab:
     Args:
         store: where results and weights are kept.
         scale: how large everything is.
-        compiled: use torch.compile.
     """
 
-    def __init__(self, store: Store, scale: Scale, compiled: bool) -> None:
-        self.store, self.scale, self.compiled = store, scale, compiled
+    def __init__(self, store: Store, scale: Scale) -> None:
+        self.store, self.scale = store, scale
 
     @cached_property
     def workshop(self) -> Workshop:
         """Made at first use: a run that finds everything done needs none."""
-        return Workshop(build_tokenizer(TOKENIZER_SAMPLES), self.compiled)
+        return Workshop(build_tokenizer(TOKENIZER_SAMPLES))
 
     @cached_property
     def exam(self) -> Exam:
@@ -133,10 +132,11 @@ def scratch(lab: Lab, seed: int) -> Rows:
 
 def options(lab: Lab, seed: int) -> Rows:
     """The conversion with each training option."""
-    def converted(chosen: Options | None) -> dict[str, Any]:
+    def converted(chosen: Options) -> dict[str, Any]:
         return lab.child(lab.parent(seed)[0], lab.scale.conversion(lab.scale.options), seed, chosen)
 
-    return {"off": partial(converted, None)} | {name: partial(converted, o) for name, o in OPTIONS.items()}
+    rows: Rows = {"off": lambda: lab.scored(lab.converted(lab.scale.options, seed), True)}
+    return rows | {name: partial(converted, chosen) for name, chosen in OPTIONS.items()}
 
 
 def decoding(lab: Lab, seed: int) -> Rows:

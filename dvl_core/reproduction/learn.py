@@ -92,15 +92,14 @@ class _NoPicture(nn.Module):
 
 
 class Workshop:
-    """One model that every run puts its own weights into, so that compiled code serves all runs.
+    """One model that every run puts its own weights into.
 
     Args:
-        tokenizer: the bundled model's.
-        compiled: use torch.compile.
+        tokenizer: of TinyWorld.
     """
 
-    def __init__(self, tokenizer, compiled: bool) -> None:
-        self.tokenizer, self.compiled = tokenizer, compiled
+    def __init__(self, tokenizer) -> None:
+        self.tokenizer = tokenizer
         self.model = small_model(tokenizer)
         self.mask_id = self.model.config.mask_token_id
         at = Packer(tokenizer, PICTURE_TOKENS, BLOCK, PICTURE_TOKENS, False).picture_at
@@ -111,10 +110,6 @@ class Workshop:
             "words": words,
             "autoregressive": PackedLanguage(self.model, at, BLOCK, False),
             "diffusion": PackedLanguage(self.model, at, BLOCK, True),
-        }
-        self.calls = {
-            name: torch.compile(module) if compiled and name != "vision" else module
-            for name, module in self.modules.items()
         }
 
     def fresh(self, seed: int) -> dict[str, Tensor]:
@@ -174,10 +169,10 @@ class Workshop:
         return self._diffusion(torch.Generator().manual_seed(seed), options)
 
     def _vision_loss(self, batch: dict[str, Tensor]) -> Tensor:
-        return self.calls["vision"](batch["pictures"], {name: batch[name] for name in HEADS})[0]
+        return self.modules["vision"](batch["pictures"], {name: batch[name] for name in HEADS})[0]
 
     def _forward(self, kind: str, batch: dict[str, Tensor], mask: Tensor, weight: Tensor) -> Tensor:
-        return self.calls[kind](batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight)[0]
+        return self.modules[kind](batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight)[0]
 
     def _next_token_loss(self, kind: str, batch: dict[str, Tensor]) -> Tensor:
         """Every answer weighs as the square root of its length, as in the bundled model's parent."""

@@ -22,8 +22,12 @@ Rows = dict[str, np.ndarray]
 
 
 def stacked(rows: list[Rows]) -> dict[str, Tensor]:
-    """Rows of equal shape as one batch."""
-    return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+    """Rows of equal shape as one batch, without the padding that all of them end with."""
+    batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+    if "segment" not in batch:
+        return batch
+    longest = int((batch["segment"] >= 0).sum(1).max())
+    return {key: value if key == "pictures" else value[:, :longest] for key, value in batch.items()}
 
 
 def vision_row(seed: int) -> Rows:

@@ -20,26 +20,26 @@ class Scale:
         percents: conversion samples, in percent of `parent`.
         scratch: percent of `parent` that the small run from scratch sees; `times` as many in the large one.
         options: percent of `parent` that conversions with training options see.
-        batch: samples per update; vision_batch: of the warm-up.
+        batch: samples per update; conversion_batch: of conversions, which would see few updates otherwise.
         questions: per task and model in scoring.
     """
 
     vision: int = 12_000
-    words: int = 6_000
+    words: int = 4_000
     parent: int = 8_000
     finetune: int = 4_000
     percents: tuple[int, ...] = (1, 2, 5, 10, 25)
     scratch: int = 5
     times: int = 20
     options: int = 10
-    batch: int = 8
-    vision_batch: int = 16
-    questions: int = 32
+    batch: int = 16
+    conversion_batch: int = 8
+    questions: int = 64
 
     def __post_init__(self) -> None:
-        for name in ("vision", "words", "parent", "finetune", "scratch", "times", "options", "batch", "questions"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
+        for name, value in asdict(self).items():
+            if name != "percents" and value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
         if not all(0 < percent <= 100 for percent in self.percents):
             raise ValueError(f"percents={self.percents} must lie above 0 and up to 100")
 
@@ -49,7 +49,7 @@ class Scale:
 
     def warmup(self) -> Leg:
         """The vision tower's leg."""
-        return Leg("vision", "vision", self.vision, self.vision_batch, 0.02, 2e-3, 1.0)
+        return Leg("vision", "vision", self.vision, self.batch, 0.02, 2e-3, 1.0)
 
     def learning(self, kind: str, stage: str, samples: int) -> Leg:
         """A leg that learns from nothing, or something new: high rates."""
@@ -57,7 +57,7 @@ class Scale:
 
     def conversion(self, percent: int) -> Leg:
         """A leg of block diffusion from the autoregressive parent."""
-        return Leg("diffusion", "child", self.share(percent), self.batch, 0.01, 1e-3)
+        return Leg("diffusion", "child", self.share(percent), self.conversion_batch, 0.01, 1e-3)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-ready data."""
@@ -67,5 +67,5 @@ class Scale:
 SCALES = {
     "small": Scale(),
     "tiny": Scale(vision=8, words=8, parent=40, finetune=8, percents=(10, 25), scratch=10, times=2, options=10,
-                  batch=4, vision_batch=4, questions=1),
+                  batch=4, conversion_batch=4, questions=1),
 }  # fmt: skip

@@ -1,4 +1,4 @@
-"""The small model of the experiments: the VL family's architecture with under a million weights."""
+"""The small model of the experiments: the VL family's architecture with a million weights."""
 
 from __future__ import annotations
 
