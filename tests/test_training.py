@@ -6,14 +6,23 @@ import torch
 
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld import draw, sample
+from dvl_core.tinyworld.labels import HEADS
 from dvl_core.tinyworld.tokenizer import build_tokenizer
-from dvl_core.training.bundled import PICTURE_TOKENS, Stage, bundled_config, bundled_processor, save, take_over
+from dvl_core.training.bundled import (
+    PICTURE_TOKENS,
+    Stage,
+    bundled_config,
+    bundled_processor,
+    picture_slice,
+    save,
+    take_over,
+)
 from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, picture_bytes
 from dvl_core.training.objective import NoisyBatch, block_diffusion_loss, diffusion_forward
 from dvl_core.training.optimizer import MuonAdamW, orthogonalise
 from dvl_core.training.packing import IGNORE, Packer
 from dvl_core.training.precision import fast_dtype
-from dvl_core.training.steps import PackedLanguage, PictureReader
+from dvl_core.training.steps import PackedLanguage, PictureReader, VisionWarmup
 
 BLOCK = 8
 
@@ -84,7 +93,7 @@ def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer):
     step = PackedLanguage(model, packer.picture_at, BLOCK, diffusion=True)
     mask = step.mask(*(noisy[key] for key in ("positions", "segment", "noisy")))
     with torch.no_grad():
-        tree, _ = step(picture, noisy["ids"], noisy["positions"], mask, noisy["labels"], noisy["weight"])
+        tree, _, reading = step(picture, noisy["ids"], noisy["positions"], mask, noisy["labels"], noisy["weight"])
         pixels = bundled_processor(tokenizer).process_pictures([draw(drawn.picture)])
         pixels = {key: torch.as_tensor(value) for key, value in pixels.items()}
         apart = 0.0
@@ -104,6 +113,27 @@ def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer):
             logits = diffusion_forward(model, model.embed_inputs(ids, **pixels), noise, BLOCK)
             apart += block_diffusion_loss(logits, labels, noise)
     torch.testing.assert_close(tree, apart, rtol=1e-4, atol=1e-4)
+    assert reading == 0
+
+
+def test_the_patches_loss_beside_the_language_models_is_the_warmups(model, tokenizer):
+    """One pass gives both losses, and the language model's is what it is without the heads."""
+    batch = next(iter(TinyWorldBatches(StageData("autoregressive", 2, 256, 0), tokenizer)))
+    warmup = VisionWarmup(model, HEADS)
+    patches = {name: batch[name] for name in HEADS}
+    at = picture_slice(tokenizer)
+    plain = PackedLanguage(model, at, BLOCK, diffusion=False)
+    both = PackedLanguage(model, at, BLOCK, False, warmup.heads)
+    mask = plain.mask(batch["positions"], batch["segment"], batch["noisy"])
+    given = [batch[key] for key in ("pictures", "ids", "positions")] + [mask, batch["labels"], batch["share"]]
+    with torch.no_grad():
+        alone, right, _ = plain(*given)
+        beside, same, reading = both(*given, patches)
+        wanted, shares = warmup(batch["pictures"], patches)
+    torch.testing.assert_close(beside, alone)
+    assert torch.equal(right, same)
+    torch.testing.assert_close(reading, wanted)
+    assert reading > 0 and set(shares) == set(HEADS)
 
 
 def test_noise_hides_only_labelled_answer_tokens(tokenizer):

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
@@ -36,6 +37,7 @@ from .precision import fast_dtype
 from .steps import PICTURE_MEAN, PICTURE_STD, PackedLanguage, VisionWarmup
 
 PATCH, MERGE = 8, 2
+HEADS_FILE = "heads.safetensors"  # beside the checkpoint of the vision stage, no part of the model
 READING_SHARES = (0.2, 0.4, 0.18, 0.1, 0.06, 0.05, 0.01)  # of `tinyworld.sampling.KINDS`: characters need most
 PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
 
@@ -47,7 +49,7 @@ class Stage:
     name: what is learnt, one of `data.STAGES`; minutes: wall-clock budget; samples: upper bound on pictures; length:
     tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower;
     decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the samples; shares: of
-    the kinds of pictures.
+    the kinds of pictures; reading: weight of the patches' loss beside the language model's.
     """
 
     name: str
@@ -61,6 +63,7 @@ class Stage:
     decay_from: float = 0.5
     first_seed: int = 0
     shares: tuple[float, ...] = KIND_SHARES
+    reading: float = 0.0
 
     def __post_init__(self) -> None:
         if self.name not in STAGES:
@@ -121,7 +124,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
               bundle: Bundle | None = None) -> None:
     """Train one stage in place; writes the model to `out`/<stage> every few minutes and at its end."""
     kind, diffusion, bundle = stage.name, stage.name == "diffusion", bundle or VL
-    module = _module(model, tokenizer, kind)
+    module = _module(model, tokenizer, stage, out)
     model.train()
     trained = [(n, p) for n, p in module.named_parameters() if kind != "projector" or "merger." in n]
     model.requires_grad_(kind != "projector")
@@ -138,7 +141,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
         if progress >= 1:
             break
         with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
-            loss = _loss(module, forward, batch, kind, tally)
+            loss = _loss(module, forward, batch, stage, tally)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step(stage.factor(progress, step))
@@ -151,16 +154,22 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     if kind == "vision" and bundle.settle:
         bundle.settle(model, module.reader, batch["pictures"])
     bundle.save(model, tokenizer, out / stage.name, diffusion)
+    if kind == "vision":
+        save_file(module.heads.state_dict(), out / stage.name / HEADS_FILE)
     log.write(stage=stage.name, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
 
 
-def _module(model, tokenizer, kind: str) -> nn.Module:
+def _module(model, tokenizer, stage: Stage, out: Path) -> nn.Module:
     """What a stage runs: pictures, or packed rows, to a loss."""
-    if kind == "vision":
+    if stage.name == "vision":
         return VisionWarmup(model, HEADS)
+    heads = None
+    if stage.reading:
+        heads = VisionWarmup(model, HEADS).heads
+        heads.load_state_dict(load_file(out / "vision" / HEADS_FILE))
     block_size = getattr(model.config, "bd3lm_block_size", 1)
-    at = slice(0, 0) if kind == "words" else picture_slice(tokenizer)
-    return PackedLanguage(model, at, block_size, kind == "diffusion")
+    at = slice(0, 0) if stage.name == "words" else picture_slice(tokenizer)
+    return PackedLanguage(model, at, block_size, stage.name == "diffusion", heads)
 
 
 @torch.no_grad()
@@ -175,19 +184,20 @@ def calibrate(model, reader, pictures: torch.Tensor, rms: float = 0.5) -> None:
     last.bias.mul_(factor)
 
 
-def _loss(module, forward, batch: dict, stage: str, tally: Tally) -> torch.Tensor:
-    if stage == "vision":
-        labels = {name: batch[name] for name in HEADS}
-        loss, right = forward(batch["pictures"], labels)
+def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> torch.Tensor:
+    patches = {name: batch[name] for name in HEADS if name in batch}
+    if stage.name == "vision":
+        loss, right = forward(batch["pictures"], patches)
         tally.add(loss, {name: (value, 1) for name, value in right.items()})
         return loss
-    weight = batch["weight"] if stage == "diffusion" else autoregressive_weight(batch)
+    weight = batch["weight"] if stage.name == "diffusion" else autoregressive_weight(batch)
     mask = module.mask(batch["positions"], batch["segment"], batch["noisy"])
-    loss, right = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight)
-    conversations = (batch["tasks"] >= 0).sum() if stage == "diffusion" else 1
+    loss, right, reading = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight,
+                                   patches if stage.reading else None)
+    conversations = (batch["tasks"] >= 0).sum() if stage.name == "diffusion" else 1
     loss = loss / conversations
-    tally.add(loss, conversation_accuracy(batch, right, weight > 0))
-    return loss
+    tally.add(loss, conversation_accuracy(batch, right, weight > 0), reading)
+    return loss + stage.reading * reading
 
 
 def autoregressive_weight(batch: dict) -> torch.Tensor:
@@ -214,11 +224,12 @@ class Tally:
     """Running means between two log lines."""
 
     def __init__(self) -> None:
-        self.loss, self.steps, self.right, self.count = 0.0, 0, Counter(), Counter()
+        self.loss, self.reading, self.steps, self.right, self.count = 0.0, 0.0, 0, Counter(), Counter()
 
-    def add(self, loss: torch.Tensor, right: dict) -> None:
-        """Add one step: its loss and (right, of) per name."""
+    def add(self, loss: torch.Tensor, right: dict, reading: torch.Tensor | float = 0.0) -> None:
+        """Add one step: its loss, (right, of) per name, and the loss of the patches beside it."""
         self.loss += float(loss.detach())
+        self.reading += float(reading.detach()) if torch.is_tensor(reading) else reading
         self.steps += 1
         for name, (hits, total) in right.items():
             self.right[name] += float(hits)
@@ -227,7 +238,10 @@ class Tally:
     def take(self) -> dict:
         """The means, rounded; starts over."""
         means = {name: round(self.right[name] / self.count[name], 3) for name in sorted(self.count)}
-        entry = {"loss": round(self.loss / max(1, self.steps), 4), "right": means}
+        entry = {"loss": round(self.loss / max(1, self.steps), 4)}
+        if self.reading:
+            entry["reading_loss"] = round(self.reading / self.steps, 4)
+        entry["right"] = means
         self.__init__()
         return entry
 
@@ -293,7 +307,7 @@ def main(arguments: list[str] | None = None) -> None:
     minutes = [float(part) for part in options.minutes.split(",")]
     stages = [
         Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
-        Stage("autoregressive", minutes[1], 1_000_000, vision_scale=0.3, first_seed=1_000_000),
+        Stage("autoregressive", minutes[1], 1_000_000, vision_scale=0.5, first_seed=1_000_000, reading=0.1),
         Stage("diffusion", minutes[2], 500_000, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.3,
               decay_from=0.4, first_seed=3_000_000),
     ]

@@ -87,9 +87,9 @@ class TinyWorldBatches(IterableDataset):
             row = {"pictures": np.zeros(0, np.uint8)}
         else:
             pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], self.data.view)
-            row = {"pictures": pixels}
+            row = {"pictures": pixels} | patch_labels(marks, self.data.margin)
         if packer is None:
-            return row | patch_labels(marks, self.data.margin)
+            return row
         packed, used = packer.pack(drawn.conversations)
         tasks = np.full(self.data.conversations + 1, -1)
         for segment, index in enumerate(used, 1):

@@ -15,20 +15,22 @@ PICTURE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of Qwen2-VL's image proces
 PICTURE_STD = (0.26862954, 0.26130258, 0.27577711)
 
 
-class VisionWarmup(nn.Module):
-    """The vision tower with one linear head per attribute, thrown away afterwards."""
+class PatchHeads(nn.ModuleDict):
+    """One linear head per attribute of a picture's patches (`tinyworld.labels.HEADS`), thrown away after training."""
 
-    def __init__(self, model: nn.Module, heads: dict[str, int]) -> None:
-        super().__init__()
-        self.reader = picture_reader(model)
-        self.heads = nn.ModuleDict({name: nn.Linear(self.reader.width, classes) for name, classes in heads.items()})
+    def __init__(self, width: int, heads: dict[str, int]) -> None:
+        super().__init__({name: nn.Linear(width, classes) for name, classes in heads.items()})
 
-    def forward(self, pictures: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean cross entropy, things and empty patches weighted alike; and the accuracy on things per attribute."""
-        features = self.reader(pictures).float()
-        features = F.rms_norm(features, features.shape[-1:])
+    def forward(self, features: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Mean cross entropy, things and empty patches weighted alike; and the accuracy on things per attribute.
+
+        Args:
+            features: of the vision tower, [B, tokens, D]; normalised here.
+            labels: attribute -> class of every token, [B, tokens].
+        """
+        features = F.rms_norm(features.float(), features.shape[-1:])
         total, right = features.new_zeros(()), {}
-        for name, head in self.heads.items():
+        for name, head in self.items():
             logits, label = head(features), labels[name]
             loss = F.cross_entropy(logits.flatten(0, 1), label.flatten(), reduction="none").view_as(label)
             there = (label > 0).float()
@@ -36,6 +38,19 @@ class VisionWarmup(nn.Module):
             total = total + 0.5 * (loss * (1 - there)).sum() / (1 - there).sum().clamp(min=1)
             right[name] = ((logits.argmax(-1) == label) * there).sum() / there.sum().clamp(min=1)
         return total, right
+
+
+class VisionWarmup(nn.Module):
+    """A vision tower and heads for what it should know of every patch."""
+
+    def __init__(self, model: nn.Module, heads: dict[str, int]) -> None:
+        super().__init__()
+        self.reader = picture_reader(model)
+        self.heads = PatchHeads(self.reader.width, heads)
+
+    def forward(self, pictures: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """Loss and accuracies of `PatchHeads`."""
+        return self.heads(self.reader(pictures), labels)
 
 
 class PictureReader(nn.Module):
@@ -99,11 +114,16 @@ def picture_reader(model: nn.Module) -> nn.Module:
 
 
 class PackedLanguage(nn.Module):
-    """Picture and packed conversations to the loss of the autoregressive or the diffusion stage."""
+    """Picture and packed conversations to the loss of the autoregressive or the diffusion stage.
 
-    def __init__(self, model: nn.Module, picture_at: slice, block_size: int, diffusion: bool) -> None:
+    With `heads` there is a second loss, for what the vision tower should know of every patch: its features are
+    computed already, so each picture teaches reading once more for next to nothing.
+    """
+
+    def __init__(self, model: nn.Module, picture_at: slice, block_size: int, diffusion: bool,
+                 heads: PatchHeads | None = None) -> None:
         super().__init__()
-        self.reader = picture_reader(model)
+        self.reader, self.heads = picture_reader(model), heads
         self.language, self.lm_head = model.get_decoder(), model.lm_head
         self.picture_at, self.block_size, self.diffusion = picture_at, block_size, diffusion
 
@@ -115,8 +135,9 @@ class PackedLanguage(nn.Module):
         return additive(tree_causal_mask(segment))
 
     def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor, labels: Tensor,
-                weight: Tensor) -> tuple[Tensor, Tensor]:
-        """Weighted cross entropy summed over the batch, and where the arg-max is right, bool [B, L]."""
+                weight: Tensor, patches: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted cross entropy summed over the batch; where the arg-max is right, bool [B, L]; and the loss of the
+        heads (0 without any) for the labels `patches`."""
         features = self.reader(pictures)
         words = self.language.embed_tokens(ids)
         at = self.picture_at
@@ -129,4 +150,5 @@ class PackedLanguage(nn.Module):
         ).last_hidden_state
         logits = self.lm_head(hidden).float()
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
-        return (loss.view_as(weight) * weight).sum(), logits.argmax(-1) == labels
+        reading = logits.new_zeros(()) if self.heads is None else self.heads(features, patches)[0]
+        return (loss.view_as(weight) * weight).sum(), logits.argmax(-1) == labels, reading
