@@ -118,10 +118,8 @@ def run(options: argparse.Namespace) -> None:
     for name in names:  # refuse before anything is trained
         for seed in seeds:
             stores[name].rows(name, seed)
-    for seed in seeds:
-        for name in names:
-            if name == BUNDLED and seed != seeds[0]:
-                continue  # one model, whatever the seed
+    for name in names:
+        for seed in seeds if name != BUNDLED else seeds[:1]:  # the bundled model is one, whatever the seed
             rows = bundled_rows(options, tasks) if name == BUNDLED else EXPERIMENTS[name](lab, seed)
             for row, made in stores[name].fill(name, seed, rows):
                 print(f"seed {seed}  {name:<10}  {row:<32}  accuracy {made['accuracy']:.3f}  "

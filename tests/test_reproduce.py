@@ -2,12 +2,13 @@
 
 import json
 import math
+import shutil
 
 import pytest
 import torch
 
 from dvl_core import reproduce
-from dvl_core.reproduction import aggregate, findings, report, results
+from dvl_core.reproduction import aggregate, experiments, findings, report, results
 from dvl_core.reproduction.exams import sudoku_exam
 from dvl_core.reproduction.experiments import EXPERIMENTS, OPTIONS
 from dvl_core.reproduction.learn import Leg, Options, diffusion_mask
@@ -27,8 +28,16 @@ def tokenizer():
     return build_tokenizer(300)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def short_answers():
+    """Models that learnt nothing never stop: their answers are cut early."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "LONGEST", 8)
+        yield
+
+
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory):
+def tiny(tmp_path_factory, short_answers):
     """Everything at the tiny scale, one seed."""
     folder = tmp_path_factory.mktemp("tiny")
     assert command(folder) == 0
@@ -223,6 +232,14 @@ def test_the_page_says_what_did_not_come_out_before_what_did(tiny):
         assert found["measured"] in text
     assert made["findings"]["conversion"][0]["held"] is False  # a parent of 40 samples knows nothing to keep
     assert "--experiments options --scale tiny --seeds 0" in text
+
+
+def test_notes_go_into_the_page(tiny, tmp_path):
+    shutil.copytree(tiny / "out" / "runs", tmp_path / "runs")
+    (tmp_path / "notes.md").write_text("## Notes\n\nThe core was shared.\n")
+    results.write(tmp_path)
+    text = (tmp_path / "README.md").read_text()
+    assert text.index("The core was shared.") < text.index("| parent |")
 
 
 def test_plots_are_made_from_the_results_file_alone(tiny):

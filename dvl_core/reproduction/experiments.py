@@ -86,7 +86,7 @@ class Lab:
 
     def converted(self, percent: int, seed: int) -> tuple[dict, dict]:
         """The parent after block diffusion on so many percent of its own samples."""
-        leg = self.scale.conversion(percent)
+        leg = self.scale.conversion(percent, self.scale.visits)
         return self.store.weights(f"child-{percent}-{seed}", lambda: self._trained(self.parent(seed)[0], leg, seed))
 
     def loaded(self, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
@@ -131,12 +131,13 @@ def scratch(lab: Lab, seed: int) -> Rows:
 
 
 def options(lab: Lab, seed: int) -> Rows:
-    """The conversion with each training option."""
-    def converted(chosen: Options) -> dict[str, Any]:
-        return lab.child(lab.parent(seed)[0], lab.scale.conversion(lab.scale.options), seed, chosen)
+    """The conversion, through its samples once, with each training option."""
+    leg = lab.scale.conversion(lab.scale.options, visits=0)
 
-    rows: Rows = {"off": lambda: lab.scored(lab.converted(lab.scale.options, seed), True)}
-    return rows | {name: partial(converted, chosen) for name, chosen in OPTIONS.items()}
+    def converted(chosen: Options | None) -> dict[str, Any]:
+        return lab.child(lab.parent(seed)[0], leg, seed, chosen)
+
+    return {"off": partial(converted, None)} | {name: partial(converted, o) for name, o in OPTIONS.items()}
 
 
 def decoding(lab: Lab, seed: int) -> Rows:
@@ -152,5 +153,5 @@ def decoding(lab: Lab, seed: int) -> Rows:
 
 
 EXPERIMENTS: dict[str, Callable[[Lab, int], Rows]] = {
-    "conversion": conversion, "ar_lm": ar_lm, "scratch": scratch, "decoding": decoding, "options": options,
+    "conversion": conversion, "decoding": decoding, "ar_lm": ar_lm, "scratch": scratch, "options": options,
 }  # fmt: skip

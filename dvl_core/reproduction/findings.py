@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from .aggregate import differences, ratios
+from .aggregate import differences, experiment, ratios
 
 Table = Mapping[str, Mapping[str, Any]]  # row name -> merged row
 KEPT, KEPT_MOONSHOT = 0.95, 0.98  # of the parent's accuracy
@@ -160,6 +160,15 @@ JUDGES: dict[str, tuple[tuple[str, ...], Callable[[Mapping[str, Table]], list[di
 }  # experiment -> experiments whose tables are needed, and the judge
 
 
-def judge(tables: Mapping[str, Table]) -> dict[str, list[dict[str, Any]]]:
-    """Verdicts per experiment, for those whose tables are there."""
-    return {name: judge(tables) for name, (needed, judge) in JUDGES.items() if all(n in tables for n in needed)}
+def judge(runs: Mapping[str, Mapping[int, Table]]) -> dict[str, list[dict[str, Any]]]:
+    """Verdicts per experiment, for those whose rows are there.
+
+    Args:
+        runs: experiment -> seed -> row name -> row. Experiments are compared by the seeds that both have.
+    """
+    found = {}
+    for name, (needed, verdicts) in JUDGES.items():
+        seeds = set.intersection(*(set(runs.get(n, ())) for n in needed))
+        if seeds:
+            found[name] = verdicts({n: experiment({s: runs[n][s] for s in sorted(seeds)}) for n in needed})
+    return found

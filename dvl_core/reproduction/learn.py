@@ -52,7 +52,8 @@ class Leg:
     """One stage of training.
 
     kind: "vision", "words", "autoregressive" or "diffusion"; stage: whose training pictures (`rows.FIRST_SEED`);
-    samples: pictures; batch: per update; muon_lr, adam_lr: peak rates; vision_scale: their factor for the tower.
+    samples: different pictures; batch: per update; muon_lr, adam_lr: peak rates; vision_scale: their factor for the
+    tower; visits: pictures seen, which go through the samples again and again (never less than each once).
     """
 
     kind: str
@@ -62,6 +63,7 @@ class Leg:
     muon_lr: float
     adam_lr: float
     vision_scale: float = 0.3
+    visits: int = 0
 
     def __post_init__(self) -> None:
         for name in ("samples", "batch", "muon_lr", "adam_lr"):
@@ -70,8 +72,12 @@ class Leg:
 
     @property
     def updates(self) -> int:
-        """Updates; the last batch is filled up with further samples."""
-        return math.ceil(self.samples / self.batch)
+        """Updates; the last batch is filled up with the first samples."""
+        return math.ceil(max(self.samples, self.visits) / self.batch)
+
+    def numbers(self, update: int) -> list[int]:
+        """Which samples an update sees, counted from 0."""
+        return [k % self.samples for k in range(update * self.batch, (update + 1) * self.batch)]
 
     def rate(self, update: int) -> float:
         """Factor of the learning rates: warm-up over a tenth, at most 50 updates; linear decay from half way."""
@@ -134,7 +140,7 @@ class Workshop:
             options: of a diffusion leg.
 
         Returns:
-            samples seen, updates, seconds, and the mean loss of the last tenth.
+            samples, visits, updates, seconds, and the mean loss of the last tenth.
         """
         began, losses = time.perf_counter(), []
         torch.manual_seed(seed)
@@ -147,7 +153,7 @@ class Workshop:
         draw = self._objective(leg.kind, seed, options or Options())
         first = FIRST_SEED[leg.stage] + seed * SEED_STEP
         for update in range(leg.updates):
-            seeds = range(first + update * leg.batch, first + (update + 1) * leg.batch)
+            seeds = [first + number for number in leg.numbers(update)]
             with torch.autocast("cpu", torch.bfloat16, enabled=fast_dtype() == torch.bfloat16):
                 loss = draw(seeds, update / leg.updates)
             optimizer.zero_grad()
@@ -156,10 +162,10 @@ class Workshop:
             losses.append(float(loss.detach()))
         self.model.eval()
         last = losses[-max(1, len(losses) // 10):]
-        return {"samples": leg.updates * leg.batch, "updates": leg.updates,
+        return {"samples": leg.samples, "visits": leg.updates * leg.batch, "updates": leg.updates,
                 "train_seconds": time.perf_counter() - began, "loss": sum(last) / len(last)}
 
-    def _objective(self, kind: str, seed: int, options: Options) -> Callable[[range, float], Tensor]:
+    def _objective(self, kind: str, seed: int, options: Options) -> Callable[[list[int], float], Tensor]:
         """A function from the numbers of a batch's samples, and the share of the run that is over, to the loss."""
         if kind == "vision":
             return lambda seeds, _: self._vision_loss(stacked([vision_row(s) for s in seeds]))
@@ -180,11 +186,11 @@ class Workshop:
         weight = batch["share"].sqrt() * (batch["labels"] >= 0)
         return self._forward(kind, batch, mask, weight / weight.sum())
 
-    def _diffusion(self, generator: torch.Generator, options: Options) -> Callable[[range, float], Tensor]:
+    def _diffusion(self, generator: torch.Generator, options: Options) -> Callable[[list[int], float], Tensor]:
         rows: dict[int, Callable[[int], Rows]] = {}
         causal = tree_rows(self.tokenizer, None)
 
-        def loss_of(seeds: range, progress: float) -> Tensor:
+        def loss_of(seeds: list[int], progress: float) -> Tensor:
             size = annealed_block_size(progress, BLOCK) if options.annealing else BLOCK
             if size not in rows:
                 rows[size] = (chain_rows if options.chain else tree_rows)(self.tokenizer, size)

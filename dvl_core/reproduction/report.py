@@ -21,9 +21,9 @@ FIGURES = {
 }  # experiment -> plots that visualize.results makes
 HOW = (
     "Accuracy is exact match on unseen questions, averaged over tasks. Numbers are mean ± sample standard deviation "
-    "over seeds; with one seed there is no spread. A sample is a picture with three questions; seconds are wall-clock "
-    "seconds of training, and of answering all questions of a row in batches of 64; tokens per second belong to those "
-    "batches."
+    "over seeds; with one seed there is no spread. A sample is a picture with three questions; visits count how often "
+    "training saw one. Seconds are wall-clock, other work on the same machine included: of training, and of answering "
+    "all questions of a row in batches of 64, to which tokens per second belong."
 )
 SMALL = (
     "The small models have the published VL architecture and {parameters:,} weights. They learn plain TinyWorld "
@@ -32,11 +32,12 @@ SMALL = (
 )
 
 
-def page(results: Mapping[str, Any]) -> str:
-    """The page of what `results.collect` gives."""
+def page(results: Mapping[str, Any], notes: str = "") -> str:
+    """The page of what `results.collect` gives; `notes`, Markdown, stand between the verdicts and the rows."""
     experiments = results["experiments"]
     parts = ["# The findings of the paper, measured at small scale\n", HOW + "\n", *_small(experiments)]
     parts += [_verdicts(results["findings"], held) for held in (False, True)]
+    parts += [notes] if notes else []
     parts += [_experiment(name, experiments[name]) for name in TITLES if name in experiments]
     return "\n".join(parts)
 
@@ -77,13 +78,14 @@ def _table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
     tasks = list(next(iter(rows.values()))["tasks"])
     trained = any("samples" in row for row in rows.values())
     columns = ["", "mean", *tasks, "tokens per forward", "tokens per second", "questions", "seconds"]
-    columns += ["samples", "training seconds"] if trained else []
+    columns += ["samples", "visits", "training seconds"] if trained else []
     lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
-    for name, row in rows.items():
-        cells = [name, f"**{plus_minus(row['accuracy'])}**", *(plus_minus(row["tasks"][t], digits=2) for t in tasks)]
+    for title, row in rows.items():
+        cells = [title, f"**{plus_minus(row['accuracy'])}**", *(plus_minus(row["tasks"][t], digits=2) for t in tasks)]
         cells += [plus_minus(row["tokens_per_forward"], digits=2), plus_minus(row["tokens_per_second"], digits=0),
                   f"{row['questions']['mean']:.0f}", plus_minus(row["seconds"], digits=1)]
         if trained:
-            cells += [f"{row['samples']['mean']:.0f}", plus_minus(row["train_seconds"], digits=0)]
+            cells += [f"{row[name]['mean']:.0f}" for name in ("samples", "visits")]
+            cells.append(plus_minus(row["train_seconds"], digits=0))
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

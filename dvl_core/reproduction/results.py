@@ -13,14 +13,12 @@ from .report import page
 from .store import write_json
 
 VERSION = 1
-ALONE = ("bundled",)  # experiments whose seeds have nothing to do with the others'
 
 
 def collect(folder: Path) -> dict[str, Any]:
     """Merge the rows under `folder`/runs.
 
-    A seed counts once it has every row of an experiment; experiments on the small models use the seeds that all of
-    them have, so that they can be compared seed by seed.
+    A seed counts once it has every row of an experiment.
 
     Returns:
         experiments: by name, their `seeds`, `settings`, `machine`, `command` and merged `rows` (`aggregate`);
@@ -37,15 +35,10 @@ def collect(folder: Path) -> dict[str, Any]:
     for name, of in runs.items():
         if any(data["settings"] != next(iter(of.values()))["settings"] for data in of.values()):
             raise ValueError(f"{folder}/runs/{name}-*.json were made with different settings; keep one of them")
-    shared = [set(of) for name, of in runs.items() if name not in ALONE]
-    common = set.intersection(*shared) if shared else set()
-    experiments = {}
-    for name, of in runs.items():
-        seeds = [seed for seed in sorted(of) if name in ALONE or seed in common]
-        if seeds:
-            experiments[name] = _merged(name, {seed: of[seed] for seed in seeds})
-    tables = {name: values["rows"] for name, values in experiments.items()}
-    return {"version": VERSION, "experiments": experiments, "findings": judge(tables)}
+    experiments = {name: _merged(name, dict(sorted(of.items()))) for name, of in runs.items()}
+    return {"version": VERSION, "experiments": experiments, "findings": judge({
+        name: {seed: data["rows"] for seed, data in of.items()} for name, of in runs.items()
+    })}
 
 
 def _merged(name: str, of: dict[int, dict[str, Any]]) -> dict[str, Any]:
@@ -59,14 +52,15 @@ def _merged(name: str, of: dict[int, dict[str, Any]]) -> dict[str, Any]:
 
 def _command(name: str, seeds: list[int], settings: dict[str, Any]) -> str:
     command = f"python -m dvl_core.reproduce --experiments {name}"
-    if name not in ALONE:
+    if name != "bundled":
         return f"{command} --scale {settings['scale']} --seeds {','.join(map(str, seeds))}"
     parent = f" --parent {settings['parent']}" if settings["parent"] else ""
     return f"{command} --model {settings['model']}{parent} --questions {settings['questions']}"
 
 
 def write(folder: Path) -> None:
-    """Write `results.json` and `README.md` into a folder."""
-    results = collect(folder)
+    """Write `results.json` and `README.md` into a folder; `notes.md` there, if any, goes into the page."""
+    results, notes = collect(folder), folder / "notes.md"
     write_json(folder / "results.json", results)
-    (folder / "README.md").write_text(page(results), encoding="utf-8")
+    text = page(results, notes.read_text(encoding="utf-8") if notes.exists() else "")
+    (folder / "README.md").write_text(text, encoding="utf-8")

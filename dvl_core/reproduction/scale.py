@@ -18,23 +18,25 @@ class Scale:
         parent: of the autoregressive vision-language parent.
         finetune: of the two finetunings of the language model.
         percents: conversion samples, in percent of `parent`.
+        visits: pictures that a conversion sees at least; with fewer samples it goes through them several times.
         scratch: percent of `parent` that the small run from scratch sees; `times` as many in the large one.
-        options: percent of `parent` that conversions with training options see.
+        options: percent of `parent` that conversions with training options see, once.
         batch: samples per update; conversion_batch: of conversions, which would see few updates otherwise.
         questions: per task and model in scoring.
     """
 
     vision: int = 12_000
-    words: int = 4_000
+    words: int = 2_000
     parent: int = 8_000
-    finetune: int = 4_000
+    finetune: int = 2_000
     percents: tuple[int, ...] = (1, 2, 5, 10, 25)
-    scratch: int = 5
+    visits: int = 1_600
+    scratch: int = 2
     times: int = 20
     options: int = 10
     batch: int = 16
     conversion_batch: int = 8
-    questions: int = 64
+    questions: int = 48
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -55,9 +57,10 @@ class Scale:
         """A leg that learns from nothing, or something new: high rates."""
         return Leg(kind, stage, samples, self.batch, 0.01, 2e-3)
 
-    def conversion(self, percent: int) -> Leg:
+    def conversion(self, percent: int, visits: int) -> Leg:
         """A leg of block diffusion from the autoregressive parent."""
-        return Leg("diffusion", "child", self.share(percent), self.conversion_batch, 0.01, 1e-3)
+        samples = self.share(percent)
+        return Leg("diffusion", "child", samples, self.conversion_batch, 0.01, 1e-3, visits=visits)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-ready data."""
@@ -66,6 +69,6 @@ class Scale:
 
 SCALES = {
     "small": Scale(),
-    "tiny": Scale(vision=8, words=8, parent=40, finetune=8, percents=(10, 25), scratch=10, times=2, options=10,
-                  batch=4, conversion_batch=4, questions=1),
+    "tiny": Scale(vision=8, words=8, parent=40, finetune=8, percents=(10, 25), visits=8, scratch=10, times=2,
+                  options=10, batch=4, conversion_batch=4, questions=1),
 }  # fmt: skip
