@@ -85,7 +85,7 @@ class Lab:
         return self.store.weights(f"words-{seed}", lambda: self._trained(self.start(seed), leg, seed))
 
     def converted(self, percent: int, seed: int) -> tuple[dict, dict]:
-        """The parent after block diffusion on so many percent of its own samples."""
+        """The parent after block diffusion on new samples, so many percent of what it has seen itself."""
         leg = self.scale.conversion(percent, self.scale.visits)
         return self.store.weights(f"child-{percent}-{seed}", lambda: self._trained(self.parent(seed)[0], leg, seed))
 
@@ -122,9 +122,10 @@ def ar_lm(lab: Lab, seed: int) -> Rows:
 
 
 def scratch(lab: Lab, seed: int) -> Rows:
-    """Block diffusion from random decoder weights."""
+    """Block diffusion from random decoder weights, with as many visits as a conversion has."""
     def trained(samples: int) -> dict[str, Any]:
-        return lab.child(lab.start(seed), lab.scale.learning("diffusion", "child", samples), seed)
+        leg = lab.scale.learning("diffusion", "child", samples, lab.scale.visits)
+        return lab.child(lab.start(seed), leg, seed)
 
     few = lab.scale.share(lab.scale.scratch)
     return {"as many": partial(trained, few), f"{lab.scale.times} x": partial(trained, few * lab.scale.times)}

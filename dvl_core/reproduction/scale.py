@@ -18,7 +18,8 @@ class Scale:
         parent: of the autoregressive vision-language parent.
         finetune: of the two finetunings of the language model.
         percents: conversion samples, in percent of `parent`.
-        visits: pictures that a conversion sees at least; with fewer samples it goes through them several times.
+        visits: pictures that a conversion, or diffusion from scratch, sees at least; with fewer samples it goes
+            through them several times.
         scratch: percent of `parent` that the small run from scratch sees; `times` as many in the large one.
         options: percent of `parent` that conversions with training options see, once.
         batch: samples per update; conversion_batch: of conversions, which would see few updates otherwise.
@@ -53,9 +54,9 @@ class Scale:
         """The vision tower's leg."""
         return Leg("vision", "vision", self.vision, self.batch, 0.02, 2e-3, 1.0)
 
-    def learning(self, kind: str, stage: str, samples: int) -> Leg:
+    def learning(self, kind: str, stage: str, samples: int, visits: int = 0) -> Leg:
         """A leg that learns from nothing, or something new: high rates."""
-        return Leg(kind, stage, samples, self.batch, 0.01, 2e-3)
+        return Leg(kind, stage, samples, self.batch, 0.01, 2e-3, visits=visits)
 
     def conversion(self, percent: int, visits: int) -> Leg:
         """A leg of block diffusion from the autoregressive parent."""
