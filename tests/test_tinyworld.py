@@ -8,7 +8,7 @@ import pytest
 
 from dvl_core.tinyworld import KINDS, TASKS, draw, render, sample, sample_picture, split_of, task_sample
 from dvl_core.tinyworld.labels import HEADS, patch_labels
-from dvl_core.tinyworld.pictures import CANVAS, PLACES, Scene, Shape, Style, Sudoku
+from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Text
 from dvl_core.tinyworld.questions import ask, caption
 from dvl_core.tinyworld.sampling import rng_for, sample_sudoku, solutions
 from dvl_core.tinyworld.tokenizer import SPECIALS, answer_encoder, build_tokenizer
@@ -63,6 +63,27 @@ def test_marks_are_where_the_ink_is():
     left, top = ((CANVAS * 3 - side) / 2 for side in image.size)  # marks are on the square canvas
     red, green, _ = image.getpixel((round(place.x * 3 - left), round(place.y * 3 - top)))
     assert red > 150 and green < 100
+
+
+def test_marks_say_where_they_stand_in_the_pictures_own_order():
+    """Turned, narrow or small: the third character of the second line is that, and a bar is counted from the left."""
+    style = Style(turn=4.0, aspect=1.4)
+    _, marks = render(Text(("SALE", "TODAY"), "red", fill=0.7, style=style))
+    glyphs = [(m.value, m.at) for m in marks if m.what == "glyph"]
+    assert glyphs == [(c, (line, slot)) for line, word in enumerate(("SALE", "TODAY")) for slot, c in enumerate(word)]
+
+    _, marks = render(Scene((Shape("star", "blue", "large", 5),), style))
+    assert {m.at for m in marks} == {(1, 2)}
+
+    chart = Chart("bar", "", ("K", "B"), (3, 7), ("red", "blue"), ticks=False, grid=False)
+    _, marks = render(chart)
+    assert {m.value: m.at[1] for m in marks if m.what == "glyph"} == {"K": 0, "B": 1}
+    assert {m.at[1]: m.value for m in marks if m.what == "height"} == {0: 3, 1: 7}
+
+    labels = patch_labels(marks)
+    for slot, height in ((1, 3), (2, 7)):
+        bar = (labels["height"] > 0) & (labels["slot"] == slot)
+        assert bar.sum() >= 2 and set(labels["height"][bar]) == {height}
 
 
 def test_sudokus_have_one_solution():

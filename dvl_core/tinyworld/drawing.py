@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import math
 import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,17 +22,23 @@ from .pictures import CANVAS, INKS, MAX_READING, Chart, Other, Picture, Scene, S
 FONTS = (  # "" = the one inside Pillow
     "", "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral", "STIXGeneralBol", "cmss10",
 )
+_TITLE, _VALUE, _LABEL = range(3)  # lines of a chart
 PATTERNS = ("clouds", "noise", "stripes", "checks", "blobs", "gradient", "landscape")
 
 
 @dataclass(frozen=True)
 class Mark:
-    """Something at a point of the canvas: attribute `what` has the value `value` at (x, y)."""
+    """Something at a point of the canvas: attribute `what` has the value `value` at (x, y).
+
+    `at` is its line and slot in the picture's own order (the row and column of a cell or a place, the line and number
+    of a character, the number of a bar), or None where it has none.
+    """
 
     what: str  # "glyph", "shape", "colour", "size" or "height"
     value: str | int
     x: float
     y: float
+    at: tuple[int, int] | None = None
 
 
 @lru_cache(maxsize=1)
@@ -68,9 +74,9 @@ class Pen:
         level = 255 - level if self.dark else level
         return (level, level, level)
 
-    def mark(self, x: float, y: float, **values: str | int) -> None:
+    def mark(self, x: float, y: float, at: tuple[int, int] | None, **values: str | int) -> None:
         """Remember what is at (x, y)."""
-        self.marks += [Mark(what, value, x, y) for what, value in values.items()]
+        self.marks += [Mark(what, value, x, y, at) for what, value in values.items()]
 
     def line(self, *points: float, fill, width: float = 1.0) -> None:
         """A line through x, y, x, y, …"""
@@ -86,8 +92,11 @@ class Pen:
             self.pen.line([*points, points[0], points[1]], fill=edge, joint="curve",
                           width=max(2, round(2.2 * self.style.line * self.scale)))
 
-    def text(self, x: float, y: float, text: str, size: float, fill, room: float | None = None) -> float:
+    def text(self, x: float, y: float, text: str, size: float, fill, room: float | None = None,
+             line: int | None = None, slot: int | None = None) -> float:
         """Text centred at (x, y), shrunk until it is at most `room` wide; every character is remembered.
+
+        `line` and `slot` are its place in the picture's own order (`Mark.at`); a line without a slot counts characters.
 
         Returns:
             the font size it was drawn at, in canvas units.
@@ -103,7 +112,8 @@ class Pen:
         for i, character in enumerate(text):
             if character != " ":
                 before, after = font.getlength(text[:i]), font.getlength(text[: i + 1])
-                self.mark((left + (before + after) / 2) / self.scale, y, glyph=character)
+                at = None if line is None else (line, i if slot is None else slot)
+                self.mark((left + (before + after) / 2) / self.scale, y, at, glyph=character)
         return pixels / self.scale
 
 
@@ -138,7 +148,7 @@ def _scene(pen: Pen, scene: Scene) -> None:
         ink = pen.ink(s.colour)
         corners = _polygon(s.kind, x, y, s.radius * side, s.turn)
         pen.shape(corners, edge=ink) if s.outline else pen.shape(corners, fill=ink)
-        pen.mark(x, y, shape=s.kind, colour=s.colour, size=s.size)
+        pen.mark(x, y, (s.place // 3, s.place % 3), shape=s.kind, colour=s.colour, size=s.size)
 
 
 def _text(pen: Pen, text: Text) -> None:
@@ -154,9 +164,9 @@ def _text(pen: Pen, text: Text) -> None:
     for i, line in enumerate(text.lines):
         at = y + (i - (len(text.lines) - 1) / 2) * pitch
         before = len(pen.marks)
-        pen.text(x, at, line, size * shrink, pen.ink(text.colour))
+        pen.text(x, at, line, size * shrink, pen.ink(text.colour), line=i)
         for m in pen.marks[before:]:
-            pen.mark(m.x, m.y, colour=text.colour)
+            pen.mark(m.x, m.y, None, colour=text.colour)
 
 
 def _frame(pen: Pen, chart: Chart) -> tuple[float, float, float, float, float]:
@@ -164,7 +174,7 @@ def _frame(pen: Pen, chart: Chart) -> tuple[float, float, float, float, float]:
     left = 15.0 if chart.ticks and not chart.numbers else 6.0
     top = 8.0
     if chart.title:
-        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20)
+        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=_TITLE)
         top = 18.0
     if chart.numbers:
         top += 9
@@ -197,12 +207,12 @@ def _chart(pen: Pen, chart: Chart) -> None:
             box = [(x - 0.36 * step) * pen.scale, y * pen.scale, (x + 0.36 * step) * pen.scale, base * pen.scale]
             pen.pen.rectangle(box, fill=pen.ink(chart.colours[i]))
         if chart.numbers:
-            pen.text(x, y - 6, str(value), 10.5, pen.gray(40), room=step)
+            pen.text(x, y - 6, str(value), 10.5, pen.gray(40), room=step, line=_VALUE, slot=i)
         else:
             foot = base if chart.kind == "bar" else y
             for row in range(int((foot - y) // 8) + 1):
-                pen.mark(x, y + 8 * row, height=value)
-        pen.text(x, base + 7.5, name, label, pen.gray(40), room=step * 0.98)
+                pen.mark(x, y + 8 * row, (_VALUE, i), height=value)
+        pen.text(x, base + 7.5, name, label, pen.gray(40), room=step * 0.98, line=_LABEL, slot=i)
     if chart.kind == "line":
         pen.line(*(c for p in points for c in p), fill=pen.ink(chart.colours[0]), width=1.6)
         for x, y in points:
@@ -214,20 +224,20 @@ def _chart(pen: Pen, chart: Chart) -> None:
 def _pie(pen: Pen, chart: Chart) -> None:
     top = 16.0 if chart.title else 2.0
     if chart.title:
-        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20)
+        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=_TITLE)
     y, x = (top + pen.height) / 2, pen.width / 2
     r = min((pen.height - top) / 2 - 13, pen.width / 2 - 24)
     begin, total = -90.0, sum(chart.values)
-    for name, value, colour in zip(chart.labels, chart.values, chart.colours, strict=True):
+    for i, (name, value, colour) in enumerate(zip(chart.labels, chart.values, chart.colours, strict=True)):
         end = begin + 360 * value / total
         box = [(x - r) * pen.scale, (y - r) * pen.scale, (x + r) * pen.scale, (y + r) * pen.scale]
         pen.pen.pieslice(box, begin, end, fill=pen.ink(colour), outline=pen.gray(250))
         middle = math.radians((begin + end) / 2)
         reach_x, reach_y = (r + 13) * math.cos(middle), (r + 7) * math.sin(middle)
-        pen.text(x + reach_x, y + reach_y, name, 9.5, pen.gray(40), room=24)
+        pen.text(x + reach_x, y + reach_y, name, 9.5, pen.gray(40), room=24, line=_LABEL, slot=i)
         paper = sum(pen.ink(colour))
         pen.text(x + 0.62 * r * math.cos(middle), y + 0.62 * r * math.sin(middle), str(value), 10,
-                 (255, 255, 255) if paper < 360 else (20, 20, 20))
+                 (255, 255, 255) if paper < 360 else (20, 20, 20), line=_VALUE, slot=i)
         begin = end
 
 
@@ -239,8 +249,8 @@ def _table(pen: Pen, table: Table) -> None:
     middle = left + (right - left) * 0.55
     for i, row in enumerate(cells):
         y = top + (i + 0.5) * high
-        for text, a, b in ((row[0], left, middle), (row[1], middle, right)):
-            pen.text((a + b) / 2, y, text, min(13.0, 0.72 * high), pen.gray(30), room=b - a - 4)
+        for slot, (text, a, b) in enumerate(((row[0], left, middle), (row[1], middle, right))):
+            pen.text((a + b) / 2, y, text, min(13.0, 0.72 * high), pen.gray(30), room=b - a - 4, line=i, slot=slot)
         if table.lines or i == 0:
             pen.line(left, y + high / 2, right, y + high / 2, fill=pen.gray(110), width=1.2 if i == 0 else 0.6)
     if table.lines:
@@ -261,12 +271,12 @@ def _sudoku(pen: Pen, sudoku: Sudoku) -> None:
     for i, digit in enumerate(sudoku.givens):
         if digit:
             pen.text(left + (i % 4 + 0.5) * cell, top + (i // 4 + 0.5) * cell, str(digit), 0.62 * cell,
-                     pen.ink(sudoku.colour))
+                     pen.ink(sudoku.colour), line=i // 4, slot=i % 4)
 
 
 def _sum(pen: Pen, item: Sum) -> None:
     text = f"{item.first} {item.sign} {item.second} ="
-    pen.text(pen.width / 2, pen.height / 2, text, 24.0, pen.ink(item.colour), room=pen.width - 8)
+    pen.text(pen.width / 2, pen.height / 2, text, 24.0, pen.ink(item.colour), room=pen.width - 8, line=0)
 
 
 def _other(pen: Pen, item: Other, image: Image.Image) -> None:
@@ -362,7 +372,7 @@ def _placed(marks: list[Mark], style: Style) -> list[Mark]:
     placed = []
     for m in marks:
         u, v = m.x - wide / 2, m.y - high / 2
-        placed.append(Mark(m.what, m.value, CANVAS / 2 + c * u + s * v, CANVAS / 2 - s * u + c * v))
+        placed.append(replace(m, x=CANVAS / 2 + c * u + s * v, y=CANVAS / 2 - s * u + c * v))
     return placed
 
 

@@ -2,7 +2,8 @@
 
 They teach the vision tower before any language is trained; without that warm-up the language model finds nothing
 to read for a long time. Small characters come two to a merged patch, so its left and its right half have a label of
-their own.
+their own. Line and slot say where something stands in the picture's own order, whatever the picture's size, margins
+and turn: with them a lookup ("what is left of the star", "the value of K") compares labels instead of geometry.
 """
 
 from __future__ import annotations
@@ -10,13 +11,14 @@ from __future__ import annotations
 import numpy as np
 
 from .drawing import Mark
-from .pictures import CANVAS, INKS, MAX_READING, SHAPES, SIZES
+from .pictures import CANVAS, INKS, MAX_LINE, MAX_READING, SHAPES, SIZES
 from .sampling import CHARACTERS
 
 CELLS = 8  # merged patches per side
 MARGIN = 2  # pixels round the picture, of the 128 that the model sees
 _STEP = CANVAS / CELLS
 GLYPHS = CHARACTERS + "+-="
+LINES = 6  # of a picture's own order, see `drawing.Mark`
 
 HEADS: dict[str, int] = {  # attribute -> number of classes; class 0 = nothing of the kind here
     "left_glyph": len(GLYPHS) + 1,
@@ -27,6 +29,8 @@ HEADS: dict[str, int] = {  # attribute -> number of classes; class 0 = nothing o
     "height": MAX_READING + 1,
     "row": CELLS + 1,
     "column": CELLS + 1,
+    "line": LINES + 1,
+    "slot": MAX_LINE + 1,
 }
 _VALUES = {"shape": SHAPES, "colour": tuple(INKS), "size": SIZES}
 
@@ -54,15 +58,17 @@ def patch_labels(marks: list[Mark], margin: int = MARGIN) -> dict[str, np.ndarra
         x, y = _cell(m.x, margin), _cell(m.y, margin)
         if not (0 <= x < CELLS and 0 <= y < CELLS):
             continue
-        at: tuple = (int(y), int(x))
+        where: tuple = (int(y), int(x))
+        if shapes:  # the four merged patches round the centre
+            row, column = round(y) - 1, round(x) - 1
+            where = (slice(max(row, 0), row + 2), slice(max(column, 0), column + 2))
         if m.what == "glyph":
             half = "left_glyph" if x % 1 < 0.5 else "right_glyph"
-            maps[half][at] = GLYPHS.index(m.value) + 1
+            maps[half][where] = GLYPHS.index(m.value) + 1
         elif m.what == "height":
-            maps["height"][at] = m.value
+            maps["height"][where] = m.value
         else:
-            if shapes:  # the four merged patches round the centre
-                row, column = round(y) - 1, round(x) - 1
-                at = (slice(max(row, 0), row + 2), slice(max(column, 0), column + 2))
-            maps[m.what][at] = _VALUES[m.what].index(m.value) + 1
+            maps[m.what][where] = _VALUES[m.what].index(m.value) + 1
+        if m.at and not (m.what == "glyph" and half == "right_glyph" and maps["left_glyph"][where]):
+            maps["line"][where], maps["slot"][where] = m.at[0] + 1, m.at[1] + 1
     return {name: grid.reshape(-1) for name, grid in maps.items()}
