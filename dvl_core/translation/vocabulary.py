@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from ..models.configuration import IMAGE_TOKEN_ID, MASK_TOKEN_ID
 from ..processing.conversation import TURN_END, TURN_START
 from .config import TranslationError, first_line
 
 MASK = "<|mask|>"
+_GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
 
 
 @dataclass(frozen=True)
@@ -77,9 +78,16 @@ def make_vocabulary(folder: Path, rows: int, mask_token: str | None, image_token
 
 
 def read_tokenizer(folder: Path) -> Any:
-    """The source's tokenizer. Raises TranslationError when it has none."""
+    """The source's tokenizer. Raises TranslationError when it has none.
+
+    One that says it is its tokenizer.json and nothing more is taken at its word: for a Qwen2 model `AutoTokenizer`
+    would put Qwen's way of splitting words in the place of the file's.
+    """
+    settings = folder / "tokenizer_config.json"
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        said = json.loads(settings.read_text(encoding="utf-8")).get("tokenizer_class") if settings.is_file() else None
+        kind = PreTrainedTokenizerFast if said in _GENERIC else AutoTokenizer
+        return kind.from_pretrained(folder)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise TranslationError(f"{folder} has no tokenizer that can be read: {first_line(error)}") from error
 
