@@ -49,7 +49,8 @@ class Stage:
     name: what is learnt, one of `data.STAGES`; minutes: wall-clock budget; samples: upper bound on pictures; length:
     tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower;
     decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the samples; shares: of
-    the kinds of pictures; reading: weight of the patches' loss beside the language model's.
+    the kinds of pictures; reading: weight of the patches' loss beside the language model's, whose heads the vision
+    stage left behind (which goes on with them itself where this is above 0).
     """
 
     name: str
@@ -161,12 +162,14 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
 
 def _module(model, tokenizer, stage: Stage, out: Path) -> nn.Module:
     """What a stage runs: pictures, or packed rows, to a loss."""
-    if stage.name == "vision":
-        return VisionWarmup(model, HEADS)
     heads = None
-    if stage.reading:
-        heads = VisionWarmup(model, HEADS).heads
-        heads.load_state_dict(load_file(out / "vision" / HEADS_FILE))
+    if stage.name == "vision" or stage.reading:
+        warmup = VisionWarmup(model, HEADS)
+        heads = warmup.heads
+        if stage.reading:
+            heads.load_state_dict(load_file(out / "vision" / HEADS_FILE))
+        if stage.name == "vision":
+            return warmup
     block_size = getattr(model.config, "bd3lm_block_size", 1)
     at = slice(0, 0) if stage.name == "words" else picture_slice(tokenizer)
     return PackedLanguage(model, at, block_size, stage.name == "diffusion", heads)

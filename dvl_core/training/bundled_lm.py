@@ -19,13 +19,14 @@ import argparse
 import json
 import shutil
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from transformers import (
     AutoModelForCausalLM,
-    AutoTokenizer,
+    PreTrainedTokenizerFast,
     Qwen2Config,
     Qwen2ForCausalLM,
     SiglipVisionConfig,
@@ -47,6 +48,7 @@ from .packing import Packer
 from .steps import TileReader
 
 PATCH = 16
+KINDS = {"vision": SiglipVisionModel, "words": Qwen2ForCausalLM}
 STAGES = ("vision", "words", "projector", "diffusion")
 
 
@@ -163,14 +165,15 @@ def bundled_stages(minutes: list[float]) -> list[Stage]:
     """The four stages, given their minutes."""
     vision, words, projector, diffusion = minutes
     return [
-        Stage("vision", vision, 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
+        Stage("vision", vision, 400_000, batch=32, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
         Stage("words", words, 400_000, batch=16, first_seed=1_000_000),
-        Stage("projector", projector, 100_000, first_seed=2_000_000, muon_lr=0.01, adam_lr=1e-3),
-        Stage("diffusion", diffusion, 400_000, length=320, vision_scale=0.3, decay_from=0.4, first_seed=3_000_000),
+        Stage("projector", projector, 100_000, batch=16, first_seed=2_000_000, muon_lr=0.01, adam_lr=1e-3),
+        Stage("diffusion", diffusion, 400_000, batch=16, length=320, vision_scale=0.5, decay_from=0.4,
+              first_seed=3_000_000, reading=0.1),
     ]
 
 
-def train(out: Path, stages: list[Stage], tokenizer, compiled: bool = False) -> None:
+def train(out: Path, stages: list[Stage], tokenizer, compiled: bool = False, go_on: int = 0) -> None:
     """Run stages in order; what came before the first of them is read from `out`.
 
     Args:
@@ -178,12 +181,19 @@ def train(out: Path, stages: list[Stage], tokenizer, compiled: bool = False) -> 
         stages: some of `bundled_stages`.
         tokenizer: of both models.
         compiled: use torch.compile.
+        go_on: how many times the stages were run already: they begin with their own checkpoints, and with samples
+            that they have not seen. 0 begins anew.
     """
     out.mkdir(parents=True, exist_ok=True)
     bundle = Bundle(bundled_processor(tokenizer).square_view, 0, save)
     log = Log(out / "log.jsonl")
     for stage in stages:
-        model = _start(stage.name, tokenizer, out)
+        if go_on:
+            model = load(out / stage.name, KINDS.get(stage.name, DiffusionVLQwenForConditionalGeneration))
+            reading = stage.reading or float(stage.name == "vision")
+            stage = replace(stage, first_seed=stage.first_seed + 500_000 * go_on, reading=reading)
+        else:
+            model = _start(stage.name, tokenizer, out)
         log.write(stage=stage.name, parameters=sum(p.numel() for p in model.parameters()), tokens=len(tokenizer))
         run_stage(model, tokenizer, stage, log, out, compiled, bundle)
         if stage.name == "diffusion":
@@ -213,20 +223,22 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", default="20,15,2,30", help="wall-clock budget of the four stages")
     parser.add_argument("--stages", default=",".join(STAGES),
                         help="which of them to run; what comes before the first is read from --out")  # fmt: skip
+    parser.add_argument("--go-on", type=int, default=0, metavar="N",
+                        help="the stage's Nth continuation: begin with its own checkpoint in --out")  # fmt: skip
     parser.add_argument("--samples", type=int, default=200, help="of --score: questions per task (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, or of the test pictures of --score")
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
     options = parser.parse_args(arguments)
     if options.score:
         model = AutoModelForCausalLM.from_pretrained(options.score, dtype=torch.float32).eval()
-        tokenizer = AutoTokenizer.from_pretrained(options.score)
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(options.score)
         scores = dict(score_words(model, tokenizer, TASKS, options.samples, options.seed))
         print(json.dumps({"mean": sum(scores.values()) / len(scores)} | scores, indent=1))
         return
     torch.manual_seed(options.seed)
     stages = bundled_stages([float(part) for part in options.minutes.split(",")])
     wanted = [stage for stage in stages if stage.name in options.stages.split(",")]
-    train(options.out, wanted, build_tokenizer(), options.compile)
+    train(options.out, wanted, build_tokenizer(), options.compile, options.go_on)
 
 
 if __name__ == "__main__":

@@ -46,11 +46,11 @@ class VisionWarmup(nn.Module):
     def __init__(self, model: nn.Module, heads: dict[str, int]) -> None:
         super().__init__()
         self.reader = picture_reader(model)
-        self.heads = PatchHeads(self.reader.width, heads)
+        self.heads = PatchHeads(self.reader.patch_width, heads)
 
     def forward(self, pictures: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and accuracies of `PatchHeads`."""
-        return self.heads(self.reader(pictures), labels)
+        return self.heads(self.reader.patches(pictures), labels)
 
 
 class PictureReader(nn.Module):
@@ -58,14 +58,22 @@ class PictureReader(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
-        self.visual, self.width = model.model.visual, model.config.text_config.hidden_size
+        self.visual, self.patch_width = model.model.visual, model.config.text_config.hidden_size
         vision = model.config.vision_config
         self.sizes = (vision.patch_size, vision.spatial_merge_size)
         self.register_buffer("mean", torch.tensor(PICTURE_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(PICTURE_STD), persistent=False)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Normalise, cut into patches, read."""
+        """What enters the decoder."""
+        return self.project(self.patches(pictures))
+
+    def project(self, patches: Tensor) -> Tensor:
+        """The tower's merger has the decoder's width already."""
+        return patches
+
+    def patches(self, pictures: Tensor) -> Tensor:
+        """Normalise, cut into patches, read: what the heads of the warm-up see."""
         patch, merge = self.sizes
         rows = patchify(pictures, patch, merge, 1, self.mean, self.std)
         return picture_features(self.visual, rows, patch_positions(pictures.shape[1] // patch, merge))
@@ -84,14 +92,22 @@ class TileReader(nn.Module):
         self.visual = nn.ModuleDict({"embeddings": tower.embeddings,
                                      "layers": tower.encoder.layers[:-1] if alone else tower.encoder.layers})
         self.merger = nn.Identity() if alone else model.mm_projector
-        self.width = model.config.hidden_size
+        self.patch_width = tower.config.hidden_size
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """Normalise as SigLIP's picture processor does, read, project."""
+        """What enters the decoder."""
+        return self.project(self.patches(pictures))
+
+    def project(self, patches: Tensor) -> Tensor:
+        """The tower's features at the decoder's width; as they are where there is no decoder."""
+        return self.merger(patches)
+
+    def patches(self, pictures: Tensor) -> Tensor:
+        """Normalise as SigLIP's picture processor does, read: what the heads of the warm-up see."""
         x = self.visual["embeddings"](pictures.float().permute(0, 3, 1, 2) / 127.5 - 1)
         for layer in self.visual["layers"]:
             x = layer(x, None)
-        return self.merger(x)
+        return x
 
 
 class NoPicture(nn.Module):
@@ -138,7 +154,11 @@ class PackedLanguage(nn.Module):
                 weight: Tensor, patches: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted cross entropy summed over the batch; where the arg-max is right, bool [B, L]; and the loss of the
         heads (0 without any) for the labels `patches`."""
-        features = self.reader(pictures)
+        if self.heads is None:
+            features, reading = self.reader(pictures), torch.zeros(())
+        else:
+            read = self.reader.patches(pictures)
+            features, reading = self.reader.project(read), self.heads(read, patches)[0]
         words = self.language.embed_tokens(ids)
         at = self.picture_at
         embeds = torch.cat([words[:, : at.start], features.to(words.dtype), words[:, at.stop :]], 1)
@@ -150,5 +170,4 @@ class PackedLanguage(nn.Module):
         ).last_hidden_state
         logits = self.lm_head(hidden).float()
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
-        reading = logits.new_zeros(()) if self.heads is None else self.heads(features, patches)[0]
         return (loss.view_as(weight) * weight).sum(), logits.argmax(-1) == labels, reading
