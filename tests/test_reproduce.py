@@ -148,6 +148,7 @@ def test_every_experiment_gives_its_rows(tiny):
     assert samples["parent"] == scale.parent and samples["10 %"] == scale.share(10)
     one = made["experiments"]["decoding"]["rows"]
     assert one["autoregressive"]["tokens_per_forward"]["mean"] == 1.0
+    assert one["steps 1"]["processor_seconds"]["mean"] > 0
     assert one["steps 1"]["tokens_per_forward"]["mean"] > one["steps 8"]["tokens_per_forward"]["mean"]
     assert set(one["sudoku, autoregressive"]["tasks"]) == {str(blanks) for blanks in range(2, 12)}
 

@@ -50,7 +50,7 @@ def figures(results: Mapping[str, Any]) -> dict[str, Figure]:
 
 def conversion_figure(rows: Rows) -> Figure:
     """Accuracy after conversion against the share of the parent's samples: the average, and every task."""
-    figure, (left, right) = _figure(2, (9.4, 3.9))
+    figure, (left, right) = _figure(2, (10, 3.9))
     shares = [name for name in rows if name != "parent"]
     x = [float(name.split()[0]) for name in shares]
     parent = rows["parent"]["accuracy"]
@@ -93,15 +93,16 @@ def options_figure(rows: Rows) -> Figure:
 
 
 def tradeoff_figure(rows: Rows) -> Figure:
-    """Accuracy against tokens per forward pass, and against tokens per second."""
-    figure, both = _figure(2, (9.4, 4.1))
+    """Accuracy against tokens per forward pass, and against tokens per second of processor time."""
+    figure, both = _figure(2, (11, 4.1))
     series = {
         "block size, one token a step": _names(rows, "block "),
         "steps per block of 8": _names(rows, "steps "),
         "confidence threshold": _names(rows, "threshold "),
     }
-    for axes, field, text in zip(both, ("tokens_per_forward", "tokens_per_second"),
-                                 ("tokens per forward pass", "tokens per second, batches of 64"), strict=True):
+    speeds = (("tokens_per_forward", "tokens per forward pass"),
+              ("tokens_per_processor_second", "tokens per processor second, batches of 64"))
+    for axes, (field, text) in zip(both, speeds, strict=True):
         for number, (label, names) in enumerate(series.items()):
             _curve(axes, [rows[name] for name in names], field, number, label,
                    [name.split()[1] for name in names], above=number != 1)
@@ -110,8 +111,10 @@ def tradeoff_figure(rows: Rows) -> Figure:
             axes.errorbar(row[field]["mean"], row["accuracy"]["mean"], yerr=_spread(row["accuracy"]),
                           color=LIGHT.ink, marker="*", markersize=11, capsize=2, linestyle="none",
                           label="autoregressive parent")
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_formatter("{x:g}")
         _label(axes, text, "exact match, average over tasks", "")
-    _legend(both[0])
+    _legend(both[1])
     return figure
 
 
@@ -222,7 +225,7 @@ def _label(axes, x: str, y: str, title: str) -> None:
 
 
 def _legend(axes) -> None:
-    axes.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink)
+    axes.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
 def main(arguments: list[str] | None = None) -> int:

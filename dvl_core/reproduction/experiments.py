@@ -86,7 +86,7 @@ class Lab:
 
     def converted(self, percent: int, seed: int) -> tuple[dict, dict]:
         """The parent after block diffusion on new samples, so many percent of what it has seen itself."""
-        leg = self.scale.conversion(percent, self.scale.visits)
+        leg = self.scale.conversion(percent)
         return self.store.weights(f"child-{percent}-{seed}", lambda: self._trained(self.parent(seed)[0], leg, seed))
 
     def loaded(self, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
@@ -132,13 +132,14 @@ def scratch(lab: Lab, seed: int) -> Rows:
 
 
 def options(lab: Lab, seed: int) -> Rows:
-    """The conversion, through its samples once, with each training option."""
-    leg = lab.scale.conversion(lab.scale.options, visits=0)
+    """The conversion with each training option, and without any."""
+    percent = lab.scale.options
 
-    def converted(chosen: Options | None) -> dict[str, Any]:
-        return lab.child(lab.parent(seed)[0], leg, seed, chosen)
+    def converted(chosen: Options) -> dict[str, Any]:
+        return lab.child(lab.parent(seed)[0], lab.scale.conversion(percent), seed, chosen)
 
-    return {"off": partial(converted, None)} | {name: partial(converted, o) for name, o in OPTIONS.items()}
+    rows: Rows = {"off": lambda: lab.scored(lab.converted(percent, seed), True)}
+    return rows | {name: partial(converted, chosen) for name, chosen in OPTIONS.items()}
 
 
 def decoding(lab: Lab, seed: int) -> Rows:
@@ -154,5 +155,5 @@ def decoding(lab: Lab, seed: int) -> Rows:
 
 
 EXPERIMENTS: dict[str, Callable[[Lab, int], Rows]] = {
-    "conversion": conversion, "decoding": decoding, "ar_lm": ar_lm, "scratch": scratch, "options": options,
+    "conversion": conversion, "decoding": decoding, "scratch": scratch, "ar_lm": ar_lm, "options": options,
 }  # fmt: skip

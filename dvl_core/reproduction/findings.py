@@ -86,7 +86,7 @@ def sweep(table: Table) -> list[dict[str, Any]]:
     """What block size, steps and threshold trade, in one table of decodings."""
     found = []
     low, high = table["threshold 0.2"], table["threshold 1.0"]
-    quicker = ratios(low, high, "tokens_per_second")
+    quicker = ratios(low, high, "tokens_per_processor_second")
     lost = differences(low, high)
     found.append(_finding(
         "A lower confidence threshold decodes faster and costs quality.",
@@ -96,7 +96,7 @@ def sweep(table: Table) -> list[dict[str, Any]]:
         f"against {plus_minus(high['tokens_per_forward'], 1, 2)} tokens per forward, accuracy {plus_minus(lost)}",
     ))
     small, large = table["block 1"], table["block 16"]
-    quicker = ratios(large, small, "tokens_per_second")
+    quicker = ratios(large, small, "tokens_per_processor_second")
     found.append(_finding(
         "Larger blocks decode faster.",
         "block 16 gives more tokens per second than block 1, one token per step (paper: 41.6 against 26.9)",

@@ -142,7 +142,7 @@ class Workshop:
         Returns:
             samples, visits, updates, seconds, and the mean loss of the last tenth.
         """
-        began, losses = time.perf_counter(), []
+        began, began_processor, losses = time.perf_counter(), time.process_time(), []
         torch.manual_seed(seed)
         module = self.modules[leg.kind]
         if leg.kind == "vision":
@@ -163,7 +163,8 @@ class Workshop:
         self.model.eval()
         last = losses[-max(1, len(losses) // 10):]
         return {"samples": leg.samples, "visits": leg.updates * leg.batch, "updates": leg.updates,
-                "train_seconds": time.perf_counter() - began, "loss": sum(last) / len(last)}
+                "train_seconds": time.perf_counter() - began,
+                "train_processor_seconds": time.process_time() - began_processor, "loss": sum(last) / len(last)}
 
     def _objective(self, kind: str, seed: int, options: Options) -> Callable[[list[int], float], Tensor]:
         """A function from the numbers of a batch's samples, and the share of the run that is over, to the loss."""

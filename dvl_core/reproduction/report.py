@@ -22,14 +22,25 @@ FIGURES = {
 HOW = (
     "Accuracy is exact match on unseen questions, averaged over tasks. Numbers are mean ± sample standard deviation "
     "over seeds; with one seed there is no spread. A sample is a picture with three questions; visits count how often "
-    "training saw one. Seconds are wall-clock, other work on the same machine included: of training, and of answering "
-    "all questions of a row in batches of 64, to which tokens per second belong."
+    "training saw one. Seconds are of training, and of answering all questions of a row in batches of 64: wall-clock "
+    "seconds, which other work on the same machine lengthens, and processor seconds, which it does not."
 )
 SMALL = (
     "The small models have the published VL architecture and {parameters:,} weights. They learn plain TinyWorld "
     "pictures (`dvl_core/reproduction/world.py`): {tasks}. The vision tower is taught once, with dense labels on "
     "{vision:,} pictures, and every run starts from it; decoder, samples and noise differ by seed."
 )
+
+MEASURED: dict[str, tuple[str, int | None]] = {  # column -> field and decimals; None for a count, the same in all seeds
+    "tokens per forward": ("tokens_per_forward", 2),
+    "tokens per processor second": ("tokens_per_processor_second", 0),
+    "questions": ("questions", None),
+    "seconds": ("seconds", 1),
+    "samples": ("samples", None),
+    "visits": ("visits", None),
+    "training seconds": ("train_seconds", 0),
+    "training processor seconds": ("train_processor_seconds", 0),
+}
 
 
 def page(results: Mapping[str, Any], notes: str = "") -> str:
@@ -75,17 +86,14 @@ def _experiment(name: str, values: Mapping[str, Any]) -> str:
 
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    tasks = list(next(iter(rows.values()))["tasks"])
-    trained = any("samples" in row for row in rows.values())
-    columns = ["", "mean", *tasks, "tokens per forward", "tokens per second", "questions", "seconds"]
-    columns += ["samples", "visits", "training seconds"] if trained else []
-    lines = [f"| {' | '.join(columns)} |", f"|{'---|' * len(columns)}"]
+    first = next(iter(rows.values()))
+    tasks = list(first["tasks"])
+    measured = {name: (field, digits) for name, (field, digits) in MEASURED.items() if field in first}
+    lines = [f"| {' | '.join(['', 'mean', *tasks, *measured])} |", f"|{'---|' * (2 + len(tasks) + len(measured))}"]
     for title, row in rows.items():
         cells = [title, f"**{plus_minus(row['accuracy'])}**", *(plus_minus(row["tasks"][t], digits=2) for t in tasks)]
-        cells += [plus_minus(row["tokens_per_forward"], digits=2), plus_minus(row["tokens_per_second"], digits=0),
-                  f"{row['questions']['mean']:.0f}", plus_minus(row["seconds"], digits=1)]
-        if trained:
-            cells += [f"{row[name]['mean']:.0f}" for name in ("samples", "visits")]
-            cells.append(plus_minus(row["train_seconds"], digits=0))
+        for field, digits in measured.values():
+            value = row[field] if digits is not None else row[field] | {"spread": None}
+            cells.append(plus_minus(value, digits=digits or 0))
         lines.append(f"| {' | '.join(cells)} |")
     return [*lines, ""]

@@ -21,7 +21,7 @@ class Scale:
         visits: pictures that a conversion, or diffusion from scratch, sees at least; with fewer samples it goes
             through them several times.
         scratch: percent of `parent` that the small run from scratch sees; `times` as many in the large one.
-        options: percent of `parent` that conversions with training options see, once.
+        options: percent of `parent` that conversions with training options see.
         batch: samples per update; conversion_batch: of conversions, which would see few updates otherwise.
         questions: per task and model in scoring.
     """
@@ -29,7 +29,7 @@ class Scale:
     vision: int = 12_000
     words: int = 2_000
     parent: int = 8_000
-    finetune: int = 2_000
+    finetune: int = 4_000
     percents: tuple[int, ...] = (1, 2, 5, 10, 25)
     visits: int = 1_600
     scratch: int = 2
@@ -58,10 +58,10 @@ class Scale:
         """A leg that learns from nothing, or something new: high rates."""
         return Leg(kind, stage, samples, self.batch, 0.01, 2e-3, visits=visits)
 
-    def conversion(self, percent: int, visits: int) -> Leg:
+    def conversion(self, percent: int) -> Leg:
         """A leg of block diffusion from the autoregressive parent."""
         samples = self.share(percent)
-        return Leg("diffusion", "child", samples, self.conversion_batch, 0.01, 1e-3, visits=visits)
+        return Leg("diffusion", "child", samples, self.conversion_batch, 0.01, 1e-3, visits=self.visits)
 
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-ready data."""
