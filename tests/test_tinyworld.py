@@ -8,11 +8,13 @@ import pytest
 
 from dvl_core.tinyworld import KINDS, TASKS, draw, render, sample, sample_picture, split_of, task_sample
 from dvl_core.tinyworld.labels import HEADS, patch_labels
-from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Text
-from dvl_core.tinyworld.questions import ask, caption
+from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Sum, Text
+from dvl_core.tinyworld.questions import ask, caption, tasks_of
 from dvl_core.tinyworld.sampling import rng_for, sample_sudoku, solutions
 from dvl_core.tinyworld.tokenizer import SPECIALS, answer_encoder, build_tokenizer
 from dvl_core.tinyworld.wordings import QUESTIONS, UNKNOWN
+from dvl_core.training.data import StageData, TinyWorldBatches
+from dvl_core.training.packing import Packer
 
 
 @pytest.fixture(scope="module")
@@ -84,6 +86,46 @@ def test_marks_say_where_they_stand_in_the_pictures_own_order():
     for slot, height in ((1, 3), (2, 7)):
         bar = (labels["height"] > 0) & (labels["slot"] == slot)
         assert bar.sum() >= 2 and set(labels["height"][bar]) == {height}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_easy_pictures_hold_less_and_can_be_asked_about(kind):
+    """A curriculum begins with them: their contents belong to the split too, and every task has its answer."""
+    for seed in range(40):
+        rng = rng_for("train", seed)
+        picture = sample_picture(rng, "train", kind, easy=True)
+        assert split_of(picture) == "train" and (kind == "other" or picture.style.turn == 0)
+        render(picture, CANVAS)
+        for task in tasks_of(picture):
+            turn = ask(rng, picture, task)
+            assert turn is None or all(turn)
+        if isinstance(picture, Scene):
+            assert len(picture.shapes) <= 3
+        if isinstance(picture, Text):
+            assert 1 <= len(picture.text) <= 6 and picture.colour != "white"
+        if isinstance(picture, Chart):
+            assert picture.values.count(max(picture.values)) == 1 == picture.values.count(min(picture.values))
+            assert max(picture.values) <= 9 and len(picture.values) == len(picture.colours) == 3
+        if isinstance(picture, Sudoku):
+            assert 1 <= picture.blanks <= 6
+            fitting = [s for s in solutions() if all(g in (0, d) for g, d in zip(picture.givens, s, strict=True))]
+            assert fitting == [picture.solution]
+        if isinstance(picture, Sum):
+            assert 0 <= picture.result <= 18
+
+
+def test_a_curriculum_ends_with_the_whole_world(tokenizer):
+    """Samples at its beginning are easy ones, samples behind its end are what they are without it."""
+    assert sample("train", 5, easy=1.0).picture == sample("train", 5, easy=1.0).picture
+    easy = [sample("train", seed, easy=1.0).picture for seed in range(60)]
+    assert all(len(p.shapes) <= 3 for p in easy if isinstance(p, Scene))
+    assert sample("train", 5, easy=0.0) == sample("train", 5)
+    rows = TinyWorldBatches(StageData("autoregressive", 1, 256, first_seed=100, easy=50), tokenizer)
+    plain = TinyWorldBatches(StageData("autoregressive", 1, 256, first_seed=100), tokenizer)
+    packer = Packer(tokenizer, 64, 8, 256, False)
+    pictures = [[data._row(seed, packer)["pictures"] for seed in range(100, 160)] for data in (rows, plain)]
+    same = [np.array_equal(one, other) for one, other in zip(*pictures, strict=True)]
+    assert sum(same[:20]) <= 5 and all(same[50:])
 
 
 def test_sudokus_have_one_solution():

@@ -61,7 +61,8 @@ def rng_for(split: str, seed: int) -> random.Random:
 
 
 def sample_picture(
-    rng: random.Random, split: str, kind: str | None = None, shares: tuple[float, ...] = KIND_SHARES
+    rng: random.Random, split: str, kind: str | None = None, shares: tuple[float, ...] = KIND_SHARES,
+    easy: bool = False,
 ) -> Picture:
     """Draw the content and the look of a picture that belongs to `split`.
 
@@ -70,12 +71,50 @@ def sample_picture(
         split: "train" or "test".
         kind: one of `KINDS`, or None to draw that too.
         shares: how often each of `KINDS` is drawn then.
+        easy: little content, plainly drawn; see `simplified`.
     """
     kind = kind or rng.choices(KINDS, shares)[0]
     while True:
-        picture = _SAMPLE[kind](rng)
+        picture = simplified(_SAMPLE[kind](rng)) if easy else _SAMPLE[kind](rng)
         if split_of(picture) == split:
             return picture
+
+
+def simplified(picture: Picture) -> Picture:
+    """The same kind of picture with less in it, on plain white paper: what a curriculum begins with.
+
+    At most three shapes in the middle of their places, one word of at most six characters, three bars A to C, a table
+    of two rows, a sudoku with half of its blanks filled in, a sum of small numbers.
+    """
+    plain = Style(font=picture.style.font)
+    if isinstance(picture, Scene):
+        shapes = tuple(replace(s, dx=0.0, dy=0.0, turn=0.0, outline=False) for s in picture.shapes[::2][:3])
+        return replace(picture, shapes=shapes, style=plain)
+    if isinstance(picture, Text):
+        colour = "black" if picture.colour == "white" else picture.colour
+        return Text((picture.text.replace(" ", "")[:6],), colour, style=plain)
+    if isinstance(picture, Chart):
+        values = tuple(1 + (value + 3 * i) % MAX_READING for i, value in enumerate(picture.values[:3]))
+        if values.count(max(values)) > 1 or values.count(min(values)) > 1:
+            values = (values[0] % 3 + 1, values[0] % 3 + 6, values[0] % 3 + 4)
+        return Chart("bar", "", ("A", "B", "C"), values, picture.colours[:3], picture.numbers, style=plain)
+    if isinstance(picture, Table):
+        rows = tuple((name, value) for (name, _), value in zip(picture.rows[:2], _apart(picture.rows), strict=True))
+        return replace(picture, rows=rows, lines=True, style=plain)
+    if isinstance(picture, Sudoku):
+        blank = [cell for cell, digit in enumerate(picture.givens) if not digit][::2]
+        givens = tuple(0 if cell in blank else digit for cell, digit in enumerate(picture.solution))
+        return replace(picture, givens=givens, style=plain)
+    if isinstance(picture, Sum):
+        first, second = max(picture.first % 10, picture.second % 10), min(picture.first % 10, picture.second % 10)
+        return replace(picture, first=first, second=second, style=plain)
+    return picture
+
+
+def _apart(rows: tuple[tuple[str, int], ...]) -> tuple[int, int]:
+    """The values of the first two rows, made different."""
+    (_, first), (_, second) = rows[:2]
+    return first, second if second != first else first % 99 + 1
 
 
 def sample_style(rng: random.Random, turn: float = 5.0, inks: tuple[str, ...] = ()) -> Style:

@@ -61,7 +61,8 @@ def _asked(rng: random.Random, picture: Picture, task: str) -> tuple[str, str, s
         task = _some_task(rng, picture)
 
 
-def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, ...] = KIND_SHARES) -> Sample:
+def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, ...] = KIND_SHARES,
+           easy: float = 0.0) -> Sample:
     """The training sample of a seed: a picture and several conversations, a fifth of them with two turns.
 
     Args:
@@ -69,9 +70,10 @@ def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, .
         seed: any integer; the same seed gives the same sample everywhere.
         conversations: how many independent conversations to hold about the picture.
         shares: how often each of `sampling.KINDS` is drawn.
+        easy: probability of an easy picture (`sampling.simplified`).
     """
     rng = rng_for(split, seed)
-    picture = sample_picture(rng, split, shares=shares)
+    picture = sample_picture(rng, split, shares=shares, easy=easy > 0 and rng.random() < easy)
     tasks = list(tasks_of(picture))
     rng.shuffle(tasks)
     tasks += [_some_task(rng, picture) for _ in range(max(0, conversations - len(tasks)))]

@@ -50,7 +50,8 @@ class Stage:
     tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower;
     decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the samples; shares: of
     the kinds of pictures; reading: weight of the patches' loss beside the language model's, whose heads the vision
-    stage left behind (which goes on with them itself where this is above 0).
+    stage left behind (which goes on with them itself where this is above 0); easy: samples over which the share of
+    easy pictures falls from all of them to none (`tinyworld.sampling.simplified`).
     """
 
     name: str
@@ -65,6 +66,7 @@ class Stage:
     first_seed: int = 0
     shares: tuple[float, ...] = KIND_SHARES
     reading: float = 0.0
+    easy: int = 0
 
     def __post_init__(self) -> None:
         if self.name not in STAGES:
@@ -133,8 +135,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
         parameter.requires_grad_(True)
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = torch.compile(module) if compiled else module
-    data = StageData(kind, stage.batch, stage.length, stage.first_seed, shares=stage.shares, view=bundle.view,
-                     picture_tokens=0 if kind == "words" else PICTURE_TOKENS, margin=bundle.margin)
+    data = StageData(kind, stage.batch, stage.length, stage.first_seed, shares=stage.shares, easy=stage.easy,
+                     view=bundle.view, picture_tokens=0 if kind == "words" else PICTURE_TOKENS, margin=bundle.margin)
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally()
     for step, batch in enumerate(loader(data, tokenizer)):
         minutes = (time.monotonic() - began) / 60
@@ -311,9 +313,9 @@ def main(arguments: list[str] | None = None) -> None:
     stages = [
         Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
         Stage("autoregressive", minutes[1], 1_000_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.5,
-              first_seed=1_000_000, reading=0.1),
-        Stage("diffusion", minutes[2], 500_000, batch=16, length=352, muon_lr=0.007, adam_lr=8e-4, vision_scale=0.3,
-              decay_from=0.4, first_seed=3_000_000),
+              first_seed=1_000_000, reading=0.1, easy=20_000),
+        Stage("diffusion", minutes[2], 500_000, batch=16, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.4,
+              decay_from=0.4, first_seed=3_000_000, reading=0.1, easy=10_000),
     ]
     begin = [stage.name for stage in stages].index(options.stage)
     if begin:

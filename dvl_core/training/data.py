@@ -45,6 +45,7 @@ class StageData:
     block_size: int = 8
     lowest_noise: float = 0.1
     shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
+    easy: int = 0  # samples over which the share of easy pictures falls from all of them to none
     view: Callable[[Image.Image], Image.Image] = framed  # what the model sees of a picture
     margin: int = MARGIN  # pixels round the picture in that view
 
@@ -81,7 +82,9 @@ class TinyWorldBatches(IterableDataset):
             yield batch
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
-        drawn = sample("train", seed, self.data.conversations if packer else 0, self.data.shares)
+        data = self.data
+        easy = max(0.0, 1 - (seed - data.first_seed) / data.easy) if data.easy else 0.0
+        drawn = sample("train", seed, data.conversations if packer else 0, data.shares, easy)
         if self.data.stage == "words":
             packer.instead_of_picture(describe(drawn.picture))
             row = {"pictures": np.zeros(0, np.uint8)}
