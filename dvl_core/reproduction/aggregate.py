@@ -20,10 +20,12 @@ def summary(values: Sequence[float]) -> dict[str, Any]:
 
 
 def across(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One row of every seed to one row: numbers become their `summary`, mappings are gone through, and what is no
-    number is taken from the first seed."""
+    """One row of every seed to one row, of the fields that all have: numbers become their `summary`, mappings are gone
+    through, and what is no number is taken from the first seed."""
     merged: dict[str, Any] = {}
     for name, value in rows[0].items():
+        if not all(name in row for row in rows):
+            continue
         every = [row[name] for row in rows]
         if isinstance(value, Mapping) and name != "decoding":
             merged[name] = across(every)
