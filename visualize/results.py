@@ -35,8 +35,8 @@ def figures(results: Mapping[str, Any]) -> dict[str, Figure]:
     made: dict[str, Figure] = {}
     if "conversion" in tables:
         made["conversion"] = conversion_figure(tables["conversion"])
-    if "ar_lm" in tables and "scratch" in tables and "conversion" in tables:
-        made["ways"] = ways_figure(tables["conversion"], tables["ar_lm"], tables["scratch"])
+    if "scratch" in tables and "conversion" in tables:
+        made["ways"] = ways_figure(tables["conversion"], tables.get("ar_lm", {}), tables["scratch"])
     if "options" in tables:
         made["options"] = options_figure(tables["options"])
     for name, rest in (("decoding", ""), ("bundled", "bundled-")):

@@ -10,13 +10,13 @@ from .findings import plus_minus
 TITLES = {
     "conversion": "AR-VLM → dVLM: accuracy kept, by conversion samples",
     "ar_lm": "AR-LM → dVLM, against the same language model finetuned autoregressively",
-    "scratch": "Block diffusion from scratch",
+    "scratch": "Block diffusion from scratch, beside the other ways",
     "decoding": "Block size, steps and threshold",
     "options": "Training options, on and off",
     "bundled": "Block size, steps and threshold: the bundled model",
 }
 FIGURES = {
-    "conversion": ("conversion",), "ar_lm": ("ways",), "scratch": (), "decoding": ("decoding", "tasks", "sudoku"),
+    "conversion": ("conversion",), "ar_lm": (), "scratch": ("ways",), "decoding": ("decoding", "tasks", "sudoku"),
     "options": ("options",), "bundled": ("bundled", "bundled-tasks", "bundled-sudoku"),
 }  # experiment -> plots that visualize.results makes
 HOW = (
