@@ -93,7 +93,8 @@ def sweep(table: Table) -> list[dict[str, Any]]:
         "threshold 0.2 gives more tokens per second and lower accuracy than 1.0 (paper: 71.8 against 31.5 tokens/s)",
         quicker["mean"] > 1 and lost["mean"] < 0,
         f"{plus_minus(quicker, 1, 2)} times the tokens per processor second, "
-        f"{plus_minus(low['tokens_per_forward'], 1, 2)} against {plus_minus(high['tokens_per_forward'], 1, 2)} tokens per forward, accuracy {plus_minus(lost)}",
+        f"{plus_minus(low['tokens_per_forward'], 1, 2)} against "
+        f"{plus_minus(high['tokens_per_forward'], 1, 2)} tokens per forward, accuracy {plus_minus(lost)}",
     ))
     small, large = table["block 1"], table["block 16"]
     quicker = ratios(large, small, "tokens_per_processor_second")
