@@ -14,24 +14,27 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, SiglipVi
 from dvl_core import load_model
 from dvl_core.tinyworld import draw, render, sample, task_sample
 from dvl_core.tinyworld.description import describe
-from dvl_core.tinyworld.pictures import CANVAS
+from dvl_core.tinyworld.labels import patch_heads, patch_labels
 from dvl_core.tinyworld.tokenizer import build_tokenizer
 from dvl_core.training.bundled_lm import (
+    SIDE,
     STAGES,
     bundled_stages,
     described_prompt,
+    main,
     picture_processor,
     score_words,
     tower_config,
     train,
 )
 from dvl_core.training.data import StageData, TinyWorldBatches, picture_bytes
+from dvl_core.training.optimizer import MuonAdamW
 from dvl_core.training.packing import Packer
 from dvl_core.training.steps import TileReader, VisionWarmup
 from dvl_core.translation import TranslationConfig, translate
 
 ASSETS = Path(__file__).parents[1] / "assets"
-PICTURE_TOKENS = 64
+PICTURE_TOKENS = 144
 
 
 @pytest.fixture(scope="module")
@@ -64,7 +67,7 @@ def test_training_sees_what_a_visitors_picture_shows(tinylm):
     pictures = [sample("test", seed).picture for seed in range(4)]  # of several shapes
     shown = [render(picture, 256)[0] for picture in pictures]
     inputs = processor.process_pictures(shown)
-    assert inputs["pixel_values"].shape == (4, 3, CANVAS, CANVAS)
+    assert inputs["pixel_values"].shape == (4, 3, SIDE, SIDE)
     stock = model.picture_features(*(torch.as_tensor(inputs[name]) for name in ("pixel_values", "image_sizes")))
     seen = np.stack([picture_bytes(picture, 256, processor.square_view)[0] for picture in pictures])
     torch.testing.assert_close(TileReader(model)(torch.from_numpy(seen)), torch.stack(stock), rtol=1e-4, atol=1e-5)
@@ -72,7 +75,7 @@ def test_training_sees_what_a_visitors_picture_shows(tinylm):
 
 def test_packed_prompts_are_the_processors(tinylm):
     _, processor = tinylm
-    packer = Packer(processor.tokenizer, PICTURE_TOKENS, 8, 320, diffusion=True)
+    packer = Packer(processor.tokenizer, PICTURE_TOKENS, 8, 400, diffusion=True)
     for seed in range(5):
         drawn = sample("train", seed)
         for turns in drawn.conversations:
@@ -92,7 +95,7 @@ def test_one_view_has_one_grid(tinylm):
 
 def test_words_stand_where_the_picture_would(parent):
     _, tokenizer = parent
-    batch = next(iter(TinyWorldBatches(StageData("words", 2, 256, 7, picture_tokens=0), tokenizer)))
+    batch = next(iter(TinyWorldBatches(StageData("words", 2, 256, 7), tokenizer)))
     drawn = sample("train", 7, 6)
     start = tokenizer.decode(batch["ids"][0][batch["segment"][0] == 0])
     assert start.endswith(f"user\n{describe(drawn.picture)}\n") and batch["pictures"].shape == (2, 0)
@@ -132,7 +135,7 @@ def test_a_stage_goes_on_with_its_own_checkpoint_and_other_samples(run, tmp_path
     shutil.copytree(run / "vision", tmp_path / "vision")
     stage = replace(bundled_stages([9, 9, 9, 9])[0], samples=2, batch=2, muon_lr=1e-9, adam_lr=1e-9)
     train(tmp_path, [stage], build_tokenizer(samples=300), go_on=1)
-    for name in ("heads.safetensors", "model-00001-of-00002.safetensors"):
+    for name in ("heads.safetensors", "model.safetensors"):
         before, after = (load_file(folder / "vision" / name) for folder in (run, tmp_path))
         assert all(torch.allclose(before[key], after[key], atol=1e-6) for key in before)
 
@@ -143,6 +146,31 @@ def test_the_warm_up_leaves_the_dropped_layer_alone():
     assert not trained & {id(p) for p in tower.encoder.layers[-1].parameters()}
     pixels = picture_processor()
     assert (*pixels.image_mean, *pixels.image_std) == (0.5,) * 6  # what `TileReader` does
+
+
+def test_muon_takes_the_patch_embedding_as_a_matrix():
+    weight = torch.nn.Parameter(torch.zeros(4, 3, 2, 2))
+    named = [("patch_embedding.weight", weight), ("patch_embedding.bias", torch.nn.Parameter(torch.zeros(4)))]
+    optimizer = MuonAdamW(named, muon_lr=0.1, adam_lr=0.1)
+    weight.grad = torch.randn(4, 3, 2, 2)
+    optimizer.step(1.0)
+    values = torch.linalg.svdvals(weight.detach().flatten(1))
+    assert weight.shape == (4, 3, 2, 2) and values.min() > 0.05 and values.max() < 0.15  # about the rate, all of them
+
+
+def test_labels_on_a_finer_grid_lie_at_the_same_place():
+    marks = next(m for m in (render(sample("train", seed).picture, 128)[1] for seed in range(9)) if len(m) > 3)
+    coarse, fine = (patch_labels(marks, 0, cells) for cells in (6, 12))
+    glyphs = (fine["left_glyph"] + fine["right_glyph"]).reshape(6, 2, 6, 2).any((1, 3))
+    assert (glyphs == (coarse["left_glyph"] + coarse["right_glyph"] > 0).reshape(6, 6)).all()
+    assert fine["row"].max() == fine["column"].max() == 12 == patch_heads(12)["row"] - 1
+
+
+@pytest.mark.parametrize("options", (["--minutes", "1,2"], ["--stages", "vision,smell"]))
+def test_bad_options_are_named(options, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        main(["--out", str(tmp_path), *options])
+    assert options[0] in capsys.readouterr().err
 
 
 def test_bundled_weights_are_small():

@@ -14,49 +14,55 @@ from .drawing import Mark
 from .pictures import CANVAS, INKS, MAX_LINE, MAX_READING, SHAPES, SIZES
 from .sampling import CHARACTERS
 
-CELLS = 8  # merged patches per side
+CELLS = 8  # merged patches per side of the bundled vision-language model
 MARGIN = 2  # pixels round the picture, of the 128 that the model sees
-_STEP = CANVAS / CELLS
 GLYPHS = CHARACTERS + "+-="
 LINES = 6  # of a picture's own order, see `drawing.Mark`
 
-HEADS: dict[str, int] = {  # attribute -> number of classes; class 0 = nothing of the kind here
-    "left_glyph": len(GLYPHS) + 1,
-    "right_glyph": len(GLYPHS) + 1,
-    "shape": len(SHAPES) + 1,
-    "colour": len(INKS) + 1,
-    "size": len(SIZES) + 1,
-    "height": MAX_READING + 1,
-    "row": CELLS + 1,
-    "column": CELLS + 1,
-    "line": LINES + 1,
-    "slot": MAX_LINE + 1,
-}
+
+def patch_heads(cells: int) -> dict[str, int]:
+    """Attribute to number of classes, for `cells` patches per side; class 0 = nothing of the kind here."""
+    return {
+        "left_glyph": len(GLYPHS) + 1,
+        "right_glyph": len(GLYPHS) + 1,
+        "shape": len(SHAPES) + 1,
+        "colour": len(INKS) + 1,
+        "size": len(SIZES) + 1,
+        "height": MAX_READING + 1,
+        "row": cells + 1,
+        "column": cells + 1,
+        "line": LINES + 1,
+        "slot": MAX_LINE + 1,
+    }
+
+
+HEADS = patch_heads(CELLS)
 _VALUES = {"shape": SHAPES, "colour": tuple(INKS), "size": SIZES}
 
 
-def _cell(at: float, margin: int) -> float:
+def _cell(at: float, margin: int, cells: int) -> float:
     """Where a canvas coordinate lands once the picture has its margin, in merged patches."""
-    return (margin + at * (CANVAS - 2 * margin) / CANVAS) / _STEP
+    return (margin + at * (CANVAS - 2 * margin) / CANVAS) * cells / CANVAS
 
 
-def patch_labels(marks: list[Mark], margin: int = MARGIN) -> dict[str, np.ndarray]:
+def patch_labels(marks: list[Mark], margin: int = MARGIN, cells: int = CELLS) -> dict[str, np.ndarray]:
     """Class of every merged patch for every attribute of `HEADS`.
 
     Args:
         marks: from `drawing.render`.
         margin: pixels round the picture, of the 128 that the model sees.
+        cells: patches per side.
 
     Returns:
-        attribute -> int64 array [64] in reading order.
+        attribute -> int64 array [cells * cells] in reading order.
     """
-    maps = {name: np.zeros((CELLS, CELLS), np.int64) for name in HEADS}
-    maps["row"][:] = np.arange(1, CELLS + 1)[:, None]  # its own place: a tower with relative positions must learn it
-    maps["column"][:] = np.arange(1, CELLS + 1)
+    maps = {name: np.zeros((cells, cells), np.int64) for name in HEADS}
+    maps["row"][:] = np.arange(1, cells + 1)[:, None]  # its own place: a tower with relative positions must learn it
+    maps["column"][:] = np.arange(1, cells + 1)
     shapes = any(m.what == "shape" for m in marks)
     for m in marks:
-        x, y = _cell(m.x, margin), _cell(m.y, margin)
-        if not (0 <= x < CELLS and 0 <= y < CELLS):
+        x, y = _cell(m.x, margin, cells), _cell(m.y, margin, cells)
+        if not (0 <= x < cells and 0 <= y < cells):
             continue
         where: tuple = (int(y), int(x))
         if shapes:  # the four merged patches round the centre

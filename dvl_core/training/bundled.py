@@ -26,7 +26,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from ..models.configuration import DiffusionVLQwenVLConfig
 from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
-from ..tinyworld.labels import HEADS, MARGIN
+from ..tinyworld.labels import CELLS, HEADS, MARGIN, patch_heads
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.sampling import KIND_SHARES
 from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END, build_tokenizer
@@ -104,9 +104,9 @@ def bundled_config(tokenizer, vision_width: int = 192, vision_depth: int = 3) ->
     )
 
 
-def picture_slice(tokenizer) -> slice:
+def picture_slice(tokenizer, picture_tokens: int = PICTURE_TOKENS) -> slice:
     """Where the picture stands in every packed row."""
-    return Packer(tokenizer, PICTURE_TOKENS, block_size=8, length=PICTURE_TOKENS, diffusion=False).picture_at
+    return Packer(tokenizer, picture_tokens, block_size=8, length=picture_tokens, diffusion=False).picture_at
 
 
 class Log:
@@ -127,7 +127,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
               bundle: Bundle | None = None) -> None:
     """Train one stage in place; writes the model to `out`/<stage> every few minutes and at its end."""
     kind, diffusion, bundle = stage.name, stage.name == "diffusion", bundle or VL
-    module = _module(model, tokenizer, stage, out)
+    module = _module(model, tokenizer, stage, out, bundle.cells)
     model.train()
     trained = [(n, p) for n, p in module.named_parameters() if kind != "projector" or "merger." in n]
     model.requires_grad_(kind != "projector")
@@ -136,7 +136,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = torch.compile(module) if compiled else module
     data = StageData(kind, stage.batch, stage.length, stage.first_seed, shares=stage.shares, easy=stage.easy,
-                     view=bundle.view, picture_tokens=0 if kind == "words" else PICTURE_TOKENS, margin=bundle.margin)
+                     view=bundle.view, margin=bundle.margin, cells=bundle.cells)
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally()
     for step, batch in enumerate(loader(data, tokenizer)):
         minutes = (time.monotonic() - began) / 60
@@ -162,18 +162,18 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     log.write(stage=stage.name, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
 
 
-def _module(model, tokenizer, stage: Stage, out: Path) -> nn.Module:
+def _module(model, tokenizer, stage: Stage, out: Path, cells: int = CELLS) -> nn.Module:
     """What a stage runs: pictures, or packed rows, to a loss."""
     heads = None
     if stage.name == "vision" or stage.reading:
-        warmup = VisionWarmup(model, HEADS)
+        warmup = VisionWarmup(model, patch_heads(cells))
         heads = warmup.heads
         if stage.reading:
             heads.load_state_dict(load_file(out / "vision" / HEADS_FILE))
         if stage.name == "vision":
             return warmup
     block_size = getattr(model.config, "bd3lm_block_size", 1)
-    at = slice(0, 0) if stage.name == "words" else picture_slice(tokenizer)
+    at = slice(0, 0) if stage.name == "words" else picture_slice(tokenizer, cells**2)
     return PackedLanguage(model, at, block_size, stage.name == "diffusion", heads)
 
 
@@ -282,14 +282,15 @@ def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
 class Bundle:
     """What the stages have to know about one bundled family.
 
-    view, margin: how it sees pictures, as in `data.StageData`; save: writes (model, tokenizer, folder, diffusion);
-    settle: what is done with (model, reader, pictures) after the vision warm-up, if anything.
+    view, margin, cells: how it sees pictures, as in `data.StageData`; save: writes (model, tokenizer, folder,
+    diffusion); settle: what is done with (model, reader, pictures) after the vision warm-up, if anything.
     """
 
     view: Callable
     margin: int
     save: Callable
     settle: Callable | None = None
+    cells: int = CELLS
 
 
 VL = Bundle(framed, MARGIN, save, calibrate)

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, IterableDataset
 from ..processing.qwen_vl import CLIP_MEAN_COLOR, pad_to_square, resize_with_margin
 from ..tinyworld.description import describe
 from ..tinyworld.drawing import Mark, render
-from ..tinyworld.labels import MARGIN, patch_labels
+from ..tinyworld.labels import CELLS, MARGIN, patch_labels
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.sampling import KIND_SHARES
 from ..tinyworld.world import TASKS, sample
@@ -41,7 +41,7 @@ class StageData:
     length: int  # tokens per packed row
     first_seed: int
     conversations: int = 6
-    picture_tokens: int = 64
+    cells: int = CELLS  # picture tokens per side
     block_size: int = 8
     lowest_noise: float = 0.1
     shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
@@ -72,8 +72,8 @@ class TinyWorldBatches(IterableDataset):
         data = self.data
         packer = None
         if data.stage != "vision":
-            packer = Packer(self.tokenizer, data.picture_tokens, data.block_size, data.length,
-                            data.stage == "diffusion")
+            picture_tokens = 0 if data.stage == "words" else data.cells**2
+            packer = Packer(self.tokenizer, picture_tokens, data.block_size, data.length, data.stage == "diffusion")
         for first in count(data.first_seed, data.batch):
             rows = [self._row(seed, packer) for seed in range(first, first + data.batch)]
             batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
@@ -90,7 +90,7 @@ class TinyWorldBatches(IterableDataset):
             row = {"pictures": np.zeros(0, np.uint8)}
         else:
             pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], self.data.view)
-            row = {"pictures": pixels} | patch_labels(marks, self.data.margin)
+            row = {"pictures": pixels} | patch_labels(marks, self.data.margin, self.data.cells)
         if packer is None:
             return row
         packed, used = packer.pack(drawn.conversations)

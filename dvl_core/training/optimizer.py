@@ -35,7 +35,8 @@ class MuonAdamW:
 
     Args:
         named: (name, parameter) pairs to train.
-        muon_lr: learning rate of matrices inside blocks; scaled by sqrt(max(1, rows / columns)).
+        muon_lr: learning rate of matrices inside blocks, scaled by sqrt(max(1, rows / columns)); also of SigLIP's
+            patch embedding, a matrix in the form of a convolution, that learns faster so.
         adam_lr: learning rate of embeddings, norms, biases and heads.
         vision_scale: factor on both for parameters whose name contains "visual".
         weight_decay: of the matrices.
@@ -48,8 +49,9 @@ class MuonAdamW:
         adam: dict[float, list[nn.Parameter]] = defaultdict(list)
         for name, parameter in named:
             scale = vision_scale if "visual" in name else 1.0
-            if parameter.ndim == 2 and ("layers." in name or "blocks." in name or "merger." in name):
-                self.groups[(tuple(parameter.shape), scale)].append(parameter)
+            inside = parameter.ndim == 2 and ("layers." in name or "blocks." in name or "merger." in name)
+            if inside or name.endswith("patch_embedding.weight"):
+                self.groups[(tuple(parameter.flatten(1).shape), scale)].append(parameter)
             else:
                 adam[scale].append(parameter)
         self.adam = torch.optim.AdamW(
@@ -76,9 +78,9 @@ class MuonAdamW:
             (rows, columns), scale = key
             if parameters[0].grad is None:
                 continue
-            gradient = torch.stack([p.grad for p in parameters])
+            gradient = torch.stack([p.grad.flatten(1) for p in parameters])
             momentum = self.momentum[key].lerp_(gradient, 0.05)
             update = orthogonalise(gradient.lerp_(momentum, 0.95))
             rate = self.muon_lr * factor * scale * max(1.0, rows / columns) ** 0.5
             for parameter, change in zip(parameters, update, strict=True):
-                parameter.mul_(1 - rate * self.weight_decay).add_(change, alpha=-rate)
+                parameter.mul_(1 - rate * self.weight_decay).add_(change.view_as(parameter), alpha=-rate)
