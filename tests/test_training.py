@@ -3,11 +3,13 @@
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.labels import HEADS
 from dvl_core.tinyworld.tokenizer import build_tokenizer
+from dvl_core.training import bundled
 from dvl_core.training.bundled import (
     PICTURE_TOKENS,
     Stage,
@@ -204,6 +206,28 @@ def test_an_earlier_model_is_taken_over_word_by_word(model, tokenizer, tmp_path)
     deeper = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer, vision_depth=4))
     with pytest.raises(ValueError, match="blocks.3"):
         take_over(deeper, tokenizer, tmp_path / "old")
+
+
+def test_training_goes_on_with_the_heads_that_lie_beside_a_model(model, tokenizer, tmp_path, monkeypatch):
+    """The first stage then begins with them; without them it begins with new ones."""
+    start, stages = tmp_path / "start", []
+    save(model, tokenizer, start, diffusion=False)
+    monkeypatch.setattr(bundled, "build_tokenizer", lambda: tokenizer)
+
+    def stop(_, __, stage, *rest):
+        stages.append(stage)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bundled, "run_stage", stop)
+    for name, heads in (("new", None), ("kept", VisionWarmup(model, HEADS).heads)):
+        if heads is not None:
+            save_file(heads.state_dict(), start / bundled.HEADS_FILE)
+        with pytest.raises(KeyboardInterrupt):
+            bundled.main(["--out", str(tmp_path / name), "--start", str(start), "--minutes", "1,1,1"])
+    new, kept = stages
+    assert (new.name, new.reading) == ("vision", 0) and kept.reading == 1
+    module = bundled._module(model, tokenizer, kept, tmp_path / "kept")
+    assert all(torch.equal(value, heads.state_dict()[name]) for name, value in module.heads.state_dict().items())
 
 
 def test_the_fast_number_format_is_one_that_the_device_has(monkeypatch):

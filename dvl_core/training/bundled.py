@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -327,6 +328,10 @@ def main(arguments: list[str] | None = None) -> None:
         model = DiffusionVLQwenVLForConditionalGeneration(config)
         if options.start:
             take_over(model, tokenizer, options.start)
+        if options.start and (options.start / HEADS_FILE).exists():  # what the tower knows is not learnt again
+            (options.out / "vision").mkdir(exist_ok=True)
+            shutil.copy(options.start / HEADS_FILE, options.out / "vision")
+            stages[0] = replace(stages[0], reading=1.0)
     log = Log(options.out / "log.jsonl")
     log.write(parameters=sum(p.numel() for p in model.parameters()), vision=sum(
         p.numel() for p in model.model.visual.parameters()), tokens=len(tokenizer), seed=options.seed)
