@@ -1,12 +1,15 @@
 """TinyWorld: deterministic, its splits apart, its answers right, its tokenizer able to write anything."""
 
+import json
 import random
 from functools import cache
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from dvl_core.tinyworld import KINDS, TASKS, draw, render, sample, sample_picture, split_of, task_sample
+from dvl_core.tinyworld.examples import EXAMPLES, SIZE, picture_of, write_examples
 from dvl_core.tinyworld.labels import HEADS, patch_labels
 from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Sum, Text
 from dvl_core.tinyworld.questions import ask, caption, tasks_of
@@ -86,6 +89,19 @@ def test_marks_say_where_they_stand_in_the_pictures_own_order():
     for slot, height in ((1, 3), (2, 7)):
         bar = (labels["height"] > 0) & (labels["slot"] == slot)
         assert bar.sum() >= 2 and set(labels["height"][bar]) == {height}
+
+
+def test_examples_are_unseen_pictures_with_right_answers(tmp_path):
+    write_examples(tmp_path)
+    entries = json.loads((tmp_path / "examples.json").read_text())
+    assert [entry["image"] for entry in entries] == [example.file for example in EXAMPLES]
+    for entry, example in zip(entries, EXAMPLES, strict=True):
+        assert split_of(picture_of(example)) == "test" and entry["answer"]
+        with Image.open(tmp_path / entry["image"]) as image:
+            assert max(image.size) == SIZE
+    count = next(entry for entry in entries if entry["image"] == "count.png")
+    red = [s for s in picture_of(EXAMPLES[1]).shapes if s.colour == "red"]
+    assert len(red) == 2 and count["answer"].endswith("That makes two red shapes.")
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -267,7 +267,8 @@ def test_annealed_blocks_align_rows_to_their_own_size(llava, encoders):
 def test_tinyworld_rows():
     data = open_data(DataConfig("tinyworld", first_seed=7), 0)
     messages = data.train.messages(0)
-    assert messages[0]["content"][0]["image"].size == (192, 192) and messages[-1]["role"] == "assistant"
+    picture = messages[0]["content"][0]["image"]
+    assert max(picture.size) == 192 and messages[-1]["role"] == "assistant"
     assert data.size is None and data.train.name(2) == "tinyworld train 9"
     assert data.held_out.split == "test"
     assert open_data(DataConfig("tinyworld", samples=5), 0).train_order.index(12) < 5

@@ -1,8 +1,9 @@
-"""The example pictures of the app: unseen TinyWorld pictures with a question each, drawn large.
+"""Example pictures: unseen TinyWorld pictures with a question each, drawn large.
 
-    python -m dvl_core.tinyworld.examples --out assets/examples
+    python -m dvl_core.tinyworld.examples --out runs/examples
 
-A test holds the bundled model to the right answer of every one of them.
+The page's own examples (`assets/examples`) were drawn by an earlier, smaller TinyWorld, the one that the bundled model
+knows; these are for the model in training.
 """
 
 from __future__ import annotations
@@ -35,14 +36,14 @@ class Example:
 
 
 EXAMPLES = (
-    Example("shapes.png", "Describe a scene", "scene", 5036, "caption", "Describe the picture."),
-    Example("count.png", "Count shapes", "scene", 5011, "count", "How many red shapes are there?"),
-    Example("beside.png", "Look beside a shape", "scene", 5012, "beside", "What is left of the star?"),
+    Example("shapes.png", "Describe a scene", "scene", 5001, "caption", "Describe the picture."),
+    Example("count.png", "Count shapes", "scene", 5004, "count", "How many red shapes are there?"),
+    Example("beside.png", "Look beside a shape", "scene", 5024, "beside", "What is left of the star?"),
     Example("word.png", "Read a sign", "text", 5001, "read", "What does the sign say?", lines=("CLOUD", "FOREST")),
     Example("backwards.png", "Read it backwards", "text", 5004, "reversed", "Read the word backwards.",
             lines=("whale",)),
     Example("chart.png", "Chart to table", "chart", 5019, "table", "Turn the chart into a table."),
-    Example("value.png", "Look up a value", "chart", 5004, "value", "What is the value of C?"),
+    Example("value.png", "Look up a value", "chart", 5003, "value", "What is the value of C?"),
     Example("sudoku.png", "Solve a sudoku", "sudoku", 5001, "sudoku", "Solve the sudoku."),
 )
 
@@ -86,5 +87,5 @@ def write_examples(folder: Path) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("assets/examples"))
+    parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and examples.json")
     write_examples(parser.parse_args().out)

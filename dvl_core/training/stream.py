@@ -39,7 +39,7 @@ class TinyWorldSamples:
     Args:
         split: "train" or "test".
         first_seed: of index 0.
-        picture_size: pixels per side at which pictures are drawn.
+        picture_size: pixels on the longer side of the pictures drawn.
     """
 
     def __init__(self, split: str, first_seed: int, picture_size: int) -> None:
