@@ -8,14 +8,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..training.masks import additive, block_diffusion_mask
 from ..training.optimizer import MuonAdamW
 from ..training.options import annealed_block_size, mixed_loss, within_turn
 from ..training.packing import IGNORE, Packer
 from ..training.precision import fast_dtype
-from ..training.steps import PackedLanguage, VisionWarmup
+from ..training.steps import NoPicture, PackedLanguage, VisionWarmup
 from .labels import HEADS
 from .noise import answer_blocks, draw_noise, noisy_batch, opposite
 from .rows import FIRST_SEED, Rows, chain_rows, stacked, tree_rows, vision_row, words_rows
@@ -85,18 +85,6 @@ class Leg:
         return warm * min(1.0, 2 * (1 - update / self.updates))
 
 
-class _NoPicture(nn.Module):
-    """Stands where the tower would, for rows without a picture."""
-
-    def __init__(self, width: int) -> None:
-        super().__init__()
-        self.width = width
-
-    def forward(self, pictures: Tensor) -> Tensor:
-        """No features at all, [B, 0, width]."""
-        return torch.zeros(len(pictures), 0, self.width)
-
-
 class Workshop:
     """One model that every run puts its own weights into.
 
@@ -110,7 +98,7 @@ class Workshop:
         self.mask_id = self.model.config.mask_token_id
         at = Packer(tokenizer, PICTURE_TOKENS, BLOCK, PICTURE_TOKENS, False).picture_at
         words = PackedLanguage(self.model, slice(0, 0), BLOCK, False)
-        words.reader = _NoPicture(self.model.config.text_config.hidden_size)
+        words.reader = NoPicture(self.model.config.text_config.hidden_size)
         self.modules = {
             "vision": VisionWarmup(self.model, HEADS),
             "words": words,

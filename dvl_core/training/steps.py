@@ -111,7 +111,7 @@ class TileReader(nn.Module):
 
 
 class NoPicture(nn.Module):
-    """Stands where the tower would, for a language model without eyes."""
+    """Stands where the tower would: for a language model without eyes, and for rows without a picture."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
