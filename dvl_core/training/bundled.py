@@ -314,9 +314,9 @@ def main(arguments: list[str] | None = None) -> None:
     minutes = [float(part) for part in options.minutes.split(",")]
     stages = [
         Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
-        Stage("autoregressive", minutes[1], 1_000_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.5,
+        Stage("autoregressive", minutes[1], 1_000_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.05,
               first_seed=1_000_000, reading=0.1, easy=20_000),
-        Stage("diffusion", minutes[2], 500_000, batch=16, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.4,
+        Stage("diffusion", minutes[2], 500_000, batch=16, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.05,
               decay_from=0.4, first_seed=3_000_000, reading=0.1, easy=10_000),
     ]
     begin = [stage.name for stage in stages].index(options.stage)
