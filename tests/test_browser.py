@@ -287,7 +287,9 @@ def seek(page, step: int):
 
 
 def show(page, message: dict):
-    page.evaluate(f"(m) => {PLAYER}.receive(m)", message)
+    """Give the player a message and wait until it has been drawn, which happens once per animation frame."""
+    drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+    page.evaluate(f"(m) => {{ {PLAYER}.receive(m); return {drawn}; }}", message)
 
 
 def test_characters_spread_over_tokens_and_line_breaks_show_properly(visit):
