@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from PIL.Image import Image
 
+from ..evaluation.tinyworld import SEEDS_PER_RUN
 from ..tinyworld import draw, task_sample
 from ..tinyworld.pictures import CANVAS, Picture, Sudoku
 from ..tinyworld.questions import ask
@@ -14,7 +15,6 @@ from .world import TASKS, plain, unseen
 
 Item = tuple[Image, str, str]  # picture, question, exact answer
 Exam = dict[str, list[Item]]
-SEEDS_PER_EXAM = 1_000_000
 
 
 def small_exam(questions: int, seed: int) -> Exam:
@@ -57,7 +57,7 @@ def _sudoku(rng, blanks: int) -> Sudoku:
 
 
 def _numbers(questions: int, seed: int) -> range:
-    return range(seed * SEEDS_PER_EXAM, seed * SEEDS_PER_EXAM + questions)
+    return range(seed * SEEDS_PER_RUN, seed * SEEDS_PER_RUN + questions)
 
 
 def _drawn(picture: Picture, question: str, answer: str) -> Item:

@@ -54,11 +54,10 @@ def tree_rows(tokenizer, block_size: int | None) -> Callable[[int], Rows]:
 def words_rows(tokenizer) -> Callable[[int], Rows]:
     """Next-token rows without a picture: its description in words stands in its place."""
     packer = Packer(tokenizer, 0, 1, WORDS_LENGTH, False)
-    before = packer.trunk[: packer.picture_at.start]
 
     def row(seed: int) -> Rows:
         sample = talk(seed)
-        packer.trunk = [*before, *packer.encode_answer(f"{description(sample.picture)}\n")]
+        packer.instead_of_picture(description(sample.picture))
         packed, _ = packer.pack([((question, answer),) for _, question, answer in sample.turns])
         return {"pictures": np.zeros((0,), np.uint8)} | packed
 

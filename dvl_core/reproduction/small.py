@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
-
 from ..models.configuration import DiffusionVLQwenVLConfig
 from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
-from ..tinyworld.labels import MARGIN
 from ..tinyworld.pictures import CANVAS
-from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END
-from ..training.bundled import attention
-from ..training.steps import PICTURE_MEAN, PICTURE_STD
+from ..tinyworld.tokenizer import MASK, PICTURE, TURN_END
+from ..training.bundled import attention, bundled_processor
 
 PATCH, MERGE = 16, 2
 PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
@@ -50,11 +46,4 @@ def small_model(tokenizer) -> DiffusionVLQwenVLForConditionalGeneration:
 
 def small_processor(tokenizer) -> DiffusionVLQwenVLProcessor:
     """Its processor."""
-    pictures = Qwen2VLImageProcessorPil(
-        patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, min_pixels=CANVAS**2, max_pixels=CANVAS**2,
-        image_mean=list(PICTURE_MEAN), image_std=list(PICTURE_STD),
-    )
-    return DiffusionVLQwenVLProcessor(
-        pictures, tokenizer, system_prompt=SYSTEM_PROMPT, max_prompt_tokens=1024, pad_to_square=True,
-        fixed_size=CANVAS, margin=MARGIN,
-    )
+    return bundled_processor(tokenizer, PATCH)

@@ -252,10 +252,15 @@ class Tally:
         return entry
 
 
-def bundled_processor(tokenizer) -> DiffusionVLQwenVLProcessor:
-    """The processor of the bundled model: one system turn, pictures padded to a square of one fixed size."""
+def bundled_processor(tokenizer, patch: int = PATCH) -> DiffusionVLQwenVLProcessor:
+    """The processor of the bundled model: one system turn, pictures padded to a square of one fixed size.
+
+    Args:
+        tokenizer: the bundled model's.
+        patch: pixels per side of a patch, for a tower that takes others.
+    """
     pictures = Qwen2VLImageProcessorPil(
-        patch_size=PATCH, merge_size=MERGE, temporal_patch_size=2, min_pixels=CANVAS**2, max_pixels=CANVAS**2,
+        patch_size=patch, merge_size=MERGE, temporal_patch_size=2, min_pixels=CANVAS**2, max_pixels=CANVAS**2,
         image_mean=list(PICTURE_MEAN), image_std=list(PICTURE_STD),
     )
     return DiffusionVLQwenVLProcessor(

@@ -85,16 +85,16 @@ class TinyWorldBatches(IterableDataset):
         data = self.data
         easy = max(0.0, 1 - (seed - data.first_seed) / data.easy) if data.easy else 0.0
         drawn = sample("train", seed, data.conversations if packer else 0, data.shares, easy)
-        if self.data.stage == "words":
+        if data.stage == "words":
             packer.instead_of_picture(describe(drawn.picture))
             row = {"pictures": np.zeros(0, np.uint8)}
         else:
-            pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], self.data.view)
-            row = {"pictures": pixels} | patch_labels(marks, self.data.margin, self.data.cells)
+            pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], data.view)
+            row = {"pictures": pixels} | patch_labels(marks, data.margin, data.cells)
         if packer is None:
             return row
         packed, used = packer.pack(drawn.conversations)
-        tasks = np.full(self.data.conversations + 1, -1)
+        tasks = np.full(data.conversations + 1, -1)
         for segment, index in enumerate(used, 1):
             name = drawn.tasks[index]
             tasks[segment] = TASK_NAMES.index(name)
