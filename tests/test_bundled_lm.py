@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, SiglipVi
 from dvl_core import load_model
 from dvl_core.tinyworld import draw, render, sample, task_sample
 from dvl_core.tinyworld.description import describe
-from dvl_core.tinyworld.labels import patch_heads, patch_labels
+from dvl_core.tinyworld.labels import THIRDS, patch_heads, patch_labels
 from dvl_core.tinyworld.tokenizer import build_tokenizer
 from dvl_core.training.bundled_lm import (
     SIDE,
@@ -161,8 +161,8 @@ def test_muon_takes_the_patch_embedding_as_a_matrix():
 def test_labels_on_a_finer_grid_lie_at_the_same_place():
     marks = next(m for m in (render(sample("train", seed).picture, 128)[1] for seed in range(9)) if len(m) > 3)
     coarse, fine = (patch_labels(marks, 0, cells) for cells in (6, 12))
-    glyphs = (fine["left_glyph"] + fine["right_glyph"]).reshape(6, 2, 6, 2).any((1, 3))
-    assert (glyphs == (coarse["left_glyph"] + coarse["right_glyph"] > 0).reshape(6, 6)).all()
+    glyphs = sum(fine[name] for name in THIRDS).reshape(6, 2, 6, 2).any((1, 3))
+    assert (glyphs == (sum(coarse[name] for name in THIRDS) > 0).reshape(6, 6)).all()
     assert fine["row"].max() == fine["column"].max() == 12 == patch_heads(12)["row"] - 1
 
 

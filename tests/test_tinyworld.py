@@ -10,7 +10,7 @@ from PIL import Image
 
 from dvl_core.tinyworld import KINDS, TASKS, draw, render, sample, sample_picture, split_of, task_sample
 from dvl_core.tinyworld.examples import EXAMPLES, SIZE, picture_of, write_examples
-from dvl_core.tinyworld.labels import HEADS, patch_labels
+from dvl_core.tinyworld.labels import HEADS, THIRDS, patch_labels
 from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Sum, Text
 from dvl_core.tinyworld.questions import ask, caption, tasks_of
 from dvl_core.tinyworld.sampling import rng_for, sample_sudoku, solutions
@@ -55,7 +55,7 @@ def test_pictures_of_every_kind(kind):
         assert len(image.getcolors(100_000)) > 1
         labels = patch_labels(marks)
         assert {name: grid.max() < HEADS[name] for name, grid in labels.items()} == dict.fromkeys(HEADS, True)
-        assert kind == "other" or any(labels[name].any() for name in ("left_glyph", "right_glyph", "shape"))
+        assert kind == "other" or any(labels[name].any() for name in (*THIRDS, "shape"))
         assert caption(picture)
 
 

@@ -1,8 +1,8 @@
 """Dense labels of TinyWorld pictures: what each merged patch of the vision tower should know.
 
 They teach the vision tower before any language is trained; without that warm-up the language model finds nothing
-to read for a long time. Small characters come two to a merged patch, so its left and its right half have a label of
-their own. Line and slot say where something stands in the picture's own order, whatever the picture's size, margins
+to read for a long time. Small characters come up to three to a merged patch, so each third of its width has a label
+of its own. Line and slot say where something stands in the picture's own order, whatever the picture's size, margins
 and turn: with them a lookup ("what is left of the star", "the value of K") compares labels instead of geometry.
 """
 
@@ -17,14 +17,14 @@ from .sampling import CHARACTERS
 CELLS = 8  # merged patches per side of the bundled vision-language model
 MARGIN = 2  # pixels round the picture, of the 128 that the model sees
 GLYPHS = CHARACTERS + "+-="
+THIRDS = ("left_glyph", "middle_glyph", "right_glyph")
 LINES = 6  # of a picture's own order, see `drawing.Mark`
 
 
 def patch_heads(cells: int) -> dict[str, int]:
     """Attribute to number of classes, for `cells` patches per side; class 0 = nothing of the kind here."""
     return {
-        "left_glyph": len(GLYPHS) + 1,
-        "right_glyph": len(GLYPHS) + 1,
+        **dict.fromkeys(THIRDS, len(GLYPHS) + 1),
         "shape": len(SHAPES) + 1,
         "colour": len(INKS) + 1,
         "size": len(SIZES) + 1,
@@ -69,12 +69,13 @@ def patch_labels(marks: list[Mark], margin: int = MARGIN, cells: int = CELLS) ->
             row, column = round(y) - 1, round(x) - 1
             where = (slice(max(row, 0), row + 2), slice(max(column, 0), column + 2))
         if m.what == "glyph":
-            half = "left_glyph" if x % 1 < 0.5 else "right_glyph"
-            maps[half][where] = GLYPHS.index(m.value) + 1
+            third = int(x % 1 * 3)
+            second = any(maps[name][where] for name in THIRDS[:third])
+            maps[THIRDS[third]][where] = GLYPHS.index(m.value) + 1
         elif m.what == "height":
             maps["height"][where] = m.value
         else:
             maps[m.what][where] = _VALUES[m.what].index(m.value) + 1
-        if m.at and not (m.what == "glyph" and half == "right_glyph" and maps["left_glyph"][where]):
+        if m.at and not (m.what == "glyph" and second):  # the first character of a patch says where it is
             maps["line"][where], maps["slot"][where] = m.at[0] + 1, m.at[1] + 1
     return {name: grid.reshape(-1) for name, grid in maps.items()}

@@ -19,6 +19,7 @@ from .pictures import (
     COLOURS,
     MAX_LINE,
     MAX_LINES,
+    MAX_PAGE_LINES,
     MAX_READING,
     MAX_SHAPES,
     SHAPES,
@@ -206,6 +207,22 @@ def _sample_text(rng: random.Random) -> Text:
         paper = COLOURS[rng.choice(tuple(c for c in COLOURS if c not in ("yellow", "pink")))]
         colour, style = "white", replace(style, paper=paper, fade=None)
     return Text(lines, colour, rng.random(), rng.random(), rng.uniform(0.7, 1.0), style)
+
+
+def sample_page(rng: random.Random) -> Text:
+    """Four to six lines full of characters, about 50 of them: what the vision warm-up learns to read from.
+
+    No question is asked about such a page, so it belongs to no split.
+    """
+    lines = []
+    for _ in range(rng.randint(4, MAX_PAGE_LINES)):
+        line = _some_word(rng)
+        while len(line) < MAX_LINE - 1 and rng.random() < 0.9:
+            line = f"{line}{rng.choice((' ', ''))}{_some_word(rng)}"
+        lines.append(line[:MAX_LINE])
+    colour = _colour(rng, readable=True)
+    style = sample_style(rng, inks=(colour,))
+    return Text(tuple(lines), colour, rng.random(), rng.random(), rng.uniform(0.7, 1.0), style)
 
 
 def _labels(rng: random.Random, count: int) -> tuple[str, ...]:

@@ -51,7 +51,8 @@ class Stage:
     tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower;
     decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the samples; shares: of
     the kinds of pictures; reading: weight of the patches' loss beside the language model's, whose heads the vision
-    stage left behind (which goes on with them itself where this is above 0); easy: samples over which the share of
+    stage left behind (which goes on with them itself where this is above 0); pages: share of pages full of characters
+    in the vision stage (`tinyworld.sampling.sample_page`); easy: samples over which the share of
     easy pictures falls from all of them to none (`tinyworld.sampling.simplified`).
     """
 
@@ -67,6 +68,7 @@ class Stage:
     first_seed: int = 0
     shares: tuple[float, ...] = KIND_SHARES
     reading: float = 0.0
+    pages: float = 0.0
     easy: int = 0
 
     def __post_init__(self) -> None:
@@ -136,8 +138,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
         parameter.requires_grad_(True)
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = torch.compile(module) if compiled else module
-    data = StageData(kind, stage.batch, stage.length, stage.first_seed, shares=stage.shares, easy=stage.easy,
-                     view=bundle.view, margin=bundle.margin, cells=bundle.cells)
+    data = StageData(kind, stage.batch, stage.length, stage.first_seed, shares=stage.shares, pages=stage.pages,
+                     easy=stage.easy, view=bundle.view, margin=bundle.margin, cells=bundle.cells)
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally()
     for step, batch in enumerate(loader(data, tokenizer)):
         minutes = (time.monotonic() - began) / 60
@@ -318,7 +320,8 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = build_tokenizer()
     minutes = [float(part) for part in options.minutes.split(",")]
     stages = [
-        Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
+        Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES,
+              pages=0.5),
         Stage("autoregressive", minutes[1], 1_000_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.05,
               first_seed=1_000_000, reading=0.1, easy=20_000),
         Stage("diffusion", minutes[2], 500_000, batch=16, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.05,

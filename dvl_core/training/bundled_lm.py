@@ -171,7 +171,8 @@ def bundled_stages(minutes: list[float]) -> list[Stage]:
     """The four stages, given their minutes."""
     vision, words, projector, diffusion = minutes
     return [
-        Stage("vision", vision, 400_000, batch=32, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES),
+        Stage("vision", vision, 400_000, batch=32, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES,
+              pages=0.5),
         Stage("words", words, 400_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, first_seed=1_000_000, easy=8_000),
         Stage("projector", projector, 100_000, batch=16, length=320, first_seed=2_000_000, muon_lr=0.01, adam_lr=1e-3),
         Stage("diffusion", diffusion, 400_000, batch=16, length=400, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.5,

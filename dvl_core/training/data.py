@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
@@ -17,7 +18,7 @@ from ..tinyworld.description import describe
 from ..tinyworld.drawing import Mark, render
 from ..tinyworld.labels import CELLS, MARGIN, patch_labels
 from ..tinyworld.pictures import CANVAS
-from ..tinyworld.sampling import KIND_SHARES
+from ..tinyworld.sampling import KIND_SHARES, sample_page
 from ..tinyworld.world import TASKS, sample
 from .noise import noise_levels
 from .packing import IGNORE, Packer
@@ -45,6 +46,7 @@ class StageData:
     block_size: int = 8
     lowest_noise: float = 0.1
     shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
+    pages: float = 0.0  # share of pictures that are pages full of characters instead; for the vision stage alone
     easy: int = 0  # samples over which the share of easy pictures falls from all of them to none
     view: Callable[[Image.Image], Image.Image] = framed  # what the model sees of a picture
     margin: int = MARGIN  # pixels round the picture in that view
@@ -54,6 +56,8 @@ class StageData:
             raise ValueError(f"stage={self.stage!r} must be one of {', '.join(STAGES)}")
         if self.batch < 1:
             raise ValueError(f"batch={self.batch} must be at least 1")
+        if self.pages and self.stage != "vision":
+            raise ValueError(f"pages={self.pages}: no question is asked about a page, so only the vision stage has any")
 
 
 def picture_bytes(picture, drawn_at: int, view: Callable = framed) -> tuple[np.ndarray, list[Mark]]:
@@ -83,14 +87,17 @@ class TinyWorldBatches(IterableDataset):
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
         data = self.data
+        if data.pages:
+            rng = random.Random(f"page/{seed}")
+            if rng.random() < data.pages:
+                return self._seen(sample_page(rng), seed)
         easy = max(0.0, 1 - (seed - data.first_seed) / data.easy) if data.easy else 0.0
         drawn = sample("train", seed, data.conversations if packer else 0, data.shares, easy)
         if data.stage == "words":
             packer.instead_of_picture(describe(drawn.picture))
             row = {"pictures": np.zeros(0, np.uint8)}
         else:
-            pixels, marks = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], data.view)
-            row = {"pictures": pixels} | patch_labels(marks, data.margin, data.cells)
+            row = self._seen(drawn.picture, seed)
         if packer is None:
             return row
         packed, used = packer.pack(drawn.conversations)
@@ -99,6 +106,11 @@ class TinyWorldBatches(IterableDataset):
             name = drawn.tasks[index]
             tasks[segment] = TASK_NAMES.index(name)
         return row | packed | {"tasks": tasks}
+
+    def _seen(self, picture, seed: int) -> dict[str, np.ndarray]:
+        """What the model sees of a picture, and its patches' labels."""
+        pixels, marks = picture_bytes(picture, DRAWN_AT[seed % len(DRAWN_AT)], self.data.view)
+        return {"pictures": pixels} | patch_labels(marks, self.data.margin, self.data.cells)
 
 
 def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int) -> dict[str, Tensor]:
