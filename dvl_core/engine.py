@@ -14,13 +14,14 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from PIL import Image
 
-from .decoding import DecodingConfig, DenoisingStep, Observe
+from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
 from .processing import ConversationError, ImageError, ImageLimits, open_image
 from .recorder import TraceRecorder
 from .trace import DenoisingTrace, TraceImage, TraceStep
@@ -112,6 +113,7 @@ class Engine:
         limits: what one visitor may ask for.
         name: the model's name on the page and in traces; its folder's name by default.
         accelerate: wraps the generator function that computes, as `spaces.GPU` does; it yields CPU data only.
+        turn: of another engine on the same machine, to take turns with its runs too.
     """
 
     def __init__(
@@ -122,13 +124,14 @@ class Engine:
         name: str = "",
         accelerate: Callable[[Callable[..., Iterator[DenoisingStep]]], Callable[..., Iterator[DenoisingStep]]]
         | None = None,
+        turn: FairLock | None = None,
     ):
         self.model, self.processor = model, processor
         self.limits = limits or Limits()
         self.name = name or str(getattr(model.config, "name_or_path", "") or "model").rstrip("/").split("/")[-1]
         processor.image_limits = ImageLimits(max_pixels=self.limits.max_picture_pixels)
         self._compute = accelerate(self._steps) if accelerate else self._steps
-        self._turn = FairLock()
+        self.turn = turn or FairLock()
         self._line = Line(self.limits.open_runs, self.limits.waiting_runs)
 
     @property
@@ -181,7 +184,13 @@ class Engine:
         return config
 
     def stream(
-        self, messages: Sequence[Mapping[str, Any]], config: DecodingConfig, observe: Observe | None = None
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        config: DecodingConfig,
+        observe: Observe | None = None,
+        canvas: Canvas | None = None,
+        begun: DenoisingTrace | None = None,
+        alone: bool = False,
     ) -> Iterator[Event]:
         """Answer a conversation, step by step.
 
@@ -189,6 +198,9 @@ class Engine:
             messages: as the processor's `apply_chat_template` takes them.
             config: from `config()`.
             observe: what else to record.
+            canvas: given tokens and holes of the answer; needs a block-diffusion model.
+            begun: the trace that this run goes on with, of a branch; `canvas` is its state then.
+            alone: no other run takes a turn until this one is over, as a measurement needs it. Consume it at once.
 
         Yields:
             `Waiting` while others go first, `Started`, a `Stepped` right after each step was computed, `Finished`.
@@ -198,21 +210,22 @@ class Engine:
         Raises:
             EngineError: the run can't be had, or failed.
         """
+        if canvas is not None and not self.model.config.enable_bd3lm:
+            raise EngineError("An autoregressive model writes from left to right: it can't go on from masks.", "model")
         messages, inputs = self._prepare(messages, config)
         ticket = self._line.join()
         try:
             while before := self._line.wait(ticket, _HEARTBEAT):
                 yield Waiting(before)
-            yield from self._run(messages, inputs, config, observe)
+            with self.turn if alone else nullcontext():
+                yield from self._run(messages, inputs, config, observe, canvas, begun)
         finally:
             self._line.leave(ticket)
 
-    def answer(
-        self, messages: Sequence[Mapping[str, Any]], config: DecodingConfig, observe: Observe | None = None
-    ) -> DenoisingTrace:
-        """The finished trace of `stream`, for callers that don't watch."""
+    def answer(self, messages: Sequence[Mapping[str, Any]], config: DecodingConfig, **how: Any) -> DenoisingTrace:
+        """The finished trace of `stream`, for callers that don't watch; `how` are its other arguments."""
         trace = None
-        for event in self.stream(messages, config, observe):
+        for event in self.stream(messages, config, **how):
             trace = getattr(event, "trace", trace)
         return trace
 
@@ -241,7 +254,41 @@ class Engine:
         except ConversationError as error:
             raise EngineError(str(error), "question") from error
 
-    def _run(self, messages, inputs, config: DecodingConfig, observe: Observe | None) -> Iterator[Event]:
+    def branch(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        trace: DenoisingTrace,
+        run: str,
+        step: int,
+        changes: Mapping[int, int | None],
+        config: DecodingConfig,
+        observe: Observe | None = None,
+    ) -> Iterator[Event]:
+        """Go on with a recorded run after `step` of its steps, changed by a person or not.
+
+        Args:
+            messages: the conversation that `trace` answered.
+            trace, run: what was recorded, and its name.
+            step: steps to keep.
+            changes: position -> id, or None to mask it again.
+            config: from there on. With the run's own settings and no change the rest comes out exactly the same.
+            observe: what else to record.
+
+        Raises:
+            EngineError: about "settings", where the step or a change lies outside the run.
+        """
+        try:
+            begun = trace.branch(run, step, dict(changes), config.to_json())
+            same_blocks = trace.settings.get("block_size") == config.block_size
+            edits = {position: token for position, token in changes.items() if token is not None}
+            canvas = Canvas.from_trace(trace, step, edits, [p for p, token in changes.items() if token is None])
+        except ValueError as error:
+            raise EngineError(str(error), "settings") from error
+        if not same_blocks:  # another size numbers its blocks anew, so each begins its own schedule
+            canvas = replace(canvas, resume=(0, 0))
+        yield from self.stream(messages, config, observe, canvas, begun)
+
+    def _run(self, messages, inputs, config: DecodingConfig, observe, canvas, begun) -> Iterator[Event]:
         recorder = TraceRecorder(
             self.model,
             self.processor,
@@ -250,10 +297,12 @@ class Engine:
             images=picture_records(self.processor, messages, inputs),
             prompt_tokens=inputs["input_ids"].shape[1],
             name=self.name,
+            canvas=canvas,
+            begun=begun,
         )
         trace = recorder.trace
         yield Started(trace)
-        steps = self._compute(inputs, config, observe)
+        steps = self._compute(inputs, config, observe, canvas)
         whole = False
         try:
             while (step := self._next(steps)) is not None:
@@ -267,7 +316,7 @@ class Engine:
 
     def _next(self, steps: Iterator[DenoisingStep]) -> DenoisingStep | None:
         """The next step, computed when it is this run's turn; None when there is none."""
-        with self._turn:
+        with self.turn:
             try:
                 return next(steps, None)
             except torch.cuda.OutOfMemoryError as error:
@@ -285,32 +334,37 @@ class Engine:
                 ) from error
 
     def _steps(
-        self, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None
+        self, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None, canvas: Canvas | None
     ) -> Iterator[DenoisingStep]:
         """The computing part: takes CPU data, gives CPU data, so that it may live in another process."""
         device = self.model.device
         on_device = {name: value.to(device) for name, value in inputs.items()}
-        for step in self.model.steps(on_device, config, observe):
+        for step in self.model.steps(on_device, config, observe, canvas):
             yield _on_cpu(step)
 
 
 class FairLock:
-    """A lock that is handed on in the order it was asked for."""
+    """A lock that is handed on in the order it was asked for; a generator that holds it may take it again."""
 
     def __init__(self) -> None:
-        self._asking: deque[object] = deque()
+        self._asking: deque[list[int]] = deque()  # [thread, how often it holds the lock]
         self._changed = threading.Condition()
 
     def __enter__(self) -> None:
-        me = object()
+        me = [threading.get_ident(), 1]
         with self._changed:
+            if self._asking and self._asking[0][0] == me[0]:
+                self._asking[0][1] += 1
+                return
             self._asking.append(me)
             self._changed.wait_for(lambda: self._asking[0] is me)
 
     def __exit__(self, *_: Any) -> None:
         with self._changed:
-            self._asking.popleft()
-            self._changed.notify_all()
+            self._asking[0][1] -= 1
+            if not self._asking[0][1]:
+                self._asking.popleft()
+                self._changed.notify_all()
 
 
 class Line:

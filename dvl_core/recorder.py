@@ -24,6 +24,7 @@ class TraceRecorder:
         canvas: given tokens, when the run did not begin empty.
         name: of the model, as shown to people.
         row: of the batch.
+        begun: what a branch shares with the run it left (`DenoisingTrace.branch`); the record goes on from there.
     """
 
     def __init__(
@@ -37,11 +38,20 @@ class TraceRecorder:
         canvas: Canvas | None = None,
         name: str = "",
         row: int = 0,
+        begun: DenoisingTrace | None = None,
     ):
         self.tokenizer = processor.tokenizer
         self.row = row
         self._eos = set(model.eos_token_ids)
         self._unsent: dict[int, bytes] = {}
+        self._forwards = begun.forwards if begun else 0
+        self._prefill = begun.prefill_milliseconds if begun else 0.0
+        if begun is not None:
+            self.trace = begun
+            for _, _, token in begun.changes:
+                if token is not None:
+                    self._learn(token)
+            return
         self.trace = DenoisingTrace(
             model={
                 "name": name,
@@ -80,7 +90,7 @@ class TraceRecorder:
             confidences=[_probability(confidences[i]) for i in cells],
             revealed=[start + i for i in cells if revealed[i]],
             milliseconds=round(step.seconds * 1000, 3),
-            forwards=step.forwards,
+            forwards=self._forwards + step.forwards,
             **self._observed(step, cells),
         )
         for token in record.proposals:
@@ -88,7 +98,7 @@ class TraceRecorder:
         for ranking in record.candidates or ():
             for token, _ in ranking:
                 self._learn(token)
-        self.trace.prefill_milliseconds = round(step.prefill_seconds * 1000, 3)
+        self.trace.prefill_milliseconds = round(self._prefill + step.prefill_seconds * 1000, 3)
         self.trace.steps.append(record)
         return record
 

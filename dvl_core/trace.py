@@ -6,6 +6,7 @@ and per denoising step only what changed. Positions count from the first answer 
 
 from __future__ import annotations
 
+import copy
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
@@ -13,7 +14,8 @@ from pathlib import Path
 from typing import Any
 
 FORMAT = "diffusionvl-trace"
-VERSION = 1
+VERSION = 2  # 2 added branches: `changes` and `parent`
+READABLE = (1, 2)
 FINISH_REASONS = ("eos", "length", "stopped")
 
 
@@ -94,6 +96,10 @@ class DenoisingTrace:
         vocabulary: id -> bytes of the token, each id that occurs once.
         given: `[position, id]` of answer tokens that were there before the first step (infilling, resuming).
         steps: what changed, step by step.
+        changes: `[step, position, id]` of what a person changed right before step number `step` was computed; an id of
+            None masked the position again.
+        parent: of a branch: `run` (name of the run it left), `step` (how many of its steps it shares), `settings` (in
+            force until then) and `parent` (of that run, or None).
         prefill_milliseconds: time to encode the pictures and the prompt.
         finish_reason: "eos", "length" or "stopped"; None while the run goes on.
         length: number of answer positions the run was allowed (settings' `max_new_tokens`, or the template's).
@@ -107,6 +113,8 @@ class DenoisingTrace:
     vocabulary: dict[int, bytes] = field(default_factory=dict)
     given: list[list[int]] = field(default_factory=list)
     steps: list[TraceStep] = field(default_factory=list)
+    changes: list[list[int | None]] = field(default_factory=list)
+    parent: dict[str, Any] | None = None
     prefill_milliseconds: float = 0.0
     finish_reason: str | None = None
 
@@ -117,12 +125,43 @@ class DenoisingTrace:
         tokens: list[int | None] = [None] * self.length
         for position, token in self.given:
             tokens[position] = token
-        for record in self.steps[: len(self.steps) if step is None else step]:
+        for index, record in enumerate(self.steps[: len(self.steps) if step is None else step]):
+            for _, position, token in self.changes_before(index):
+                tokens[position] = token
             for position in record.masked:
                 tokens[position] = None
             for position, token in record.revealed_ids():
                 tokens[position] = token
         return tokens
+
+    def changes_before(self, step: int) -> list[list[int | None]]:
+        """What a person changed right before step number `step`."""
+        return [change for change in self.changes if change[0] == step]
+
+    def branch(self, run: str, step: int, changes: dict[int, int | None], settings: dict[str, Any]) -> DenoisingTrace:
+        """The beginning of a new run that shares the first `step` steps with this one.
+
+        Args:
+            run: name of this run.
+            step: steps to share, 0 to `len(steps)`.
+            changes: position -> id, or None to mask it again, made before the next step.
+            settings: in force from there on.
+
+        Raises:
+            ValueError: when a step or a position lies outside this trace.
+        """
+        if not 0 <= step <= len(self.steps):
+            raise ValueError(f"step must be from 0 to {len(self.steps)}, the steps of the trace; got {step}.")
+        for position in changes:
+            if not 0 <= position < self.length:
+                raise ValueError(f"position {position} lies outside the answer's {self.length} positions.")
+        begun = copy.copy(self)
+        begun.settings, begun.finish_reason = dict(settings), None
+        begun.vocabulary, begun.steps = dict(self.vocabulary), self.steps[:step]
+        begun.changes = [change for change in self.changes if change[0] < step]
+        begun.changes += [[step, position, token] for position, token in sorted(changes.items())]
+        begun.parent = {"run": run, "step": step, "settings": self.settings, "parent": self.parent}
+        return begun
 
     def answer_ids(self) -> list[int]:
         """Ids of the answer: settled tokens up to, not including, the first end-of-sequence token."""
@@ -186,8 +225,9 @@ class DenoisingTrace:
         """Read what `to_json` wrote. Raises `TraceError` naming the field that is wrong."""
         if not isinstance(data, dict) or data.get("format") != FORMAT:
             raise TraceError(f"This is not a trace: expected a JSON object with \"format\": \"{FORMAT}\".")
-        if data.get("version") != VERSION:
-            raise TraceError(f"Trace version {data.get('version')!r} can't be read; this program reads {VERSION}.")
+        if data.get("version") not in READABLE:
+            readable = " and ".join(map(str, READABLE))
+            raise TraceError(f"Trace version {data.get('version')!r} can't be read; this program reads {readable}.")
         _check_header(data)
         trace = cls(
             model=data["model"],
@@ -198,6 +238,8 @@ class DenoisingTrace:
             vocabulary=decode_vocabulary(data.get("vocabulary", {})),
             given=data.get("given", []),
             steps=[_read_step(step, i, data["length"]) for i, step in enumerate(data.get("steps", []))],
+            changes=data.get("changes", []),
+            parent=data.get("parent"),
             prefill_milliseconds=float(data.get("prefill_milliseconds", 0.0)),
             finish_reason=data.get("finish_reason"),
         )
@@ -247,7 +289,7 @@ def _check_header(data: dict[str, Any]) -> None:
             raise TraceError(f"{name}: expected {kind.__name__}, got {type(data.get(name)).__name__}.")
     if not 0 < data["length"] <= 1_000_000:
         raise TraceError(f"length: expected 1 to 1,000,000 answer positions, got {data['length']}.")
-    for name in ("images", "steps", "given"):
+    for name in ("images", "steps", "given", "changes"):
         if not isinstance(data.get(name, []), list):
             raise TraceError(f"{name}: expected a list, got {type(data[name]).__name__}.")
     if data.get("finish_reason") not in (None, *FINISH_REASONS):
@@ -257,6 +299,21 @@ def _check_header(data: dict[str, Any]) -> None:
             raise TraceError(f"given[{i}]: expected [position, id], got {pair!r}.")
         if pair[0] >= data["length"]:
             raise TraceError(f"given[{i}]: position {pair[0]} lies outside the {data['length']} answer positions.")
+    for i, change in enumerate(data.get("changes", [])):
+        whole = isinstance(change, list) and len(change) == 3 and all(_is_count(v) for v in change[:2])
+        if not whole or not (change[2] is None or _is_count(change[2])) or change[1] >= data["length"]:
+            raise TraceError(f"changes[{i}]: expected [step, position, id or null] inside the answer, got {change!r}.")
+    _check_parent(data.get("parent"))
+
+
+def _check_parent(parent: Any, where: str = "parent") -> None:
+    if parent is None:
+        return
+    if not isinstance(parent, dict) or not isinstance(parent.get("run"), str) or not _is_count(parent.get("step")):
+        raise TraceError(f"{where}: expected {{run, step, settings, parent}}.")
+    if not isinstance(parent.get("settings"), dict):
+        raise TraceError(f"{where}.settings: expected an object of settings.")
+    _check_parent(parent.get("parent"), where + ".parent")
 
 
 def _is_count(value: Any) -> bool:
@@ -296,6 +353,7 @@ def _read_step(data: Any, index: int, length: int) -> TraceStep:
 
 def _check_ids(trace: DenoisingTrace) -> None:
     used = {token for step in trace.steps for _, token in step.revealed_ids()} | {t for _, t in trace.given}
+    used |= {token for _, _, token in trace.changes if token is not None}
     missing = sorted(used - trace.vocabulary.keys())
     if missing:
         raise TraceError(f"vocabulary: no entry for id {missing[0]} ({len(missing)} missing).")

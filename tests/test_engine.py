@@ -1,5 +1,6 @@
 """One model, many visitors: turns, limits, stopping, and errors that are sentences."""
 
+import json
 import threading
 import time
 from contextlib import closing
@@ -11,6 +12,7 @@ import torch
 from PIL import Image
 
 from dvl_core import load_model
+from dvl_core.decoding.strategies import STRATEGIES
 from dvl_core.engine import Engine, EngineError, FairLock, Finished, Limits, Line, Started, Stepped, Waiting
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Sessions, as_message, shown_copy
@@ -340,3 +342,75 @@ def test_options_come_from_the_command_line_then_the_environment(monkeypatch):
     assert parse_options("", BUNDLED, ["--model", "x"]).model == "x"
     with pytest.raises(ValueError, match="open_runs"):
         limits_of(parse_options("", BUNDLED, ["--open-runs", "0"]))
+
+
+# -- branches --
+
+
+@pytest.mark.parametrize("strategy", sorted(STRATEGIES))
+def test_going_on_without_a_change_gives_what_not_pausing_gave(engine, strategy):
+    config = engine.config(max_new_tokens=24, strategy=strategy, temperature=0.7, seed=3, threshold=0.5)
+    whole = engine.answer(ask(), config)
+    for step in range(0, len(whole.steps), 3):
+        branch = last(engine.branch(ask(), whole, "first", step, {}, config))
+        assert branch.canvas() == whole.canvas() and branch.finish_reason == whole.finish_reason
+        assert [s.proposals for s in branch.steps] == [s.proposals for s in whole.steps]
+        for ours, theirs in zip(branch.steps, whole.steps, strict=True):
+            assert (ours.block, ours.step, ours.revealed) == (theirs.block, theirs.step, theirs.revealed)
+            assert ours.confidences == pytest.approx(theirs.confidences, abs=1e-4)
+        assert branch.parent["run"] == "first" and branch.parent["step"] == step
+
+
+def test_a_branch_shares_its_prefix_and_keeps_what_a_person_set(engine):
+    config = engine.config(max_new_tokens=24)
+    whole = engine.answer(ask(), config)
+    step = len(whole.steps) // 2
+    settled = [p for p, token in enumerate(whole.canvas(step)) if token is not None]
+    word = engine.processor.tokenizer("red", add_special_tokens=False).input_ids[0]
+    branch = last(engine.branch(ask(), whole, "first", step, {settled[0]: None, settled[1]: word}, config))
+    assert [s.to_json() for s in branch.steps[:step]] == [s.to_json() for s in whole.steps[:step]]
+    assert branch.canvas(step) == whole.canvas(step)
+    after = branch.canvas(step + 1)
+    assert after[settled[1]] == word and branch.canvas()[settled[1]] == word
+    assert all(settled[1] not in s.masked for s in branch.steps[step:])
+    assert any(settled[0] in s.revealed for s in branch.steps[step:])
+    again = DenoisingTrace.from_json(json.loads(json.dumps(branch.to_json())))
+    assert again == branch
+
+
+def test_a_branch_may_have_other_settings_from_there_on(engine):
+    whole = engine.answer(ask(), engine.config(max_new_tokens=24))
+    config = engine.config(max_new_tokens=24, block_size=4, steps=2)
+    branch = last(engine.branch(ask(), whole, "first", 5, {}, config))
+    assert branch.settings["block_size"] == 4 and branch.parent["settings"]["block_size"] == 8
+    assert branch.finish_reason in ("eos", "length") and len(branch.steps) < len(whole.steps)
+    kept = {p: t for p, t in enumerate(whole.canvas(5)) if t is not None}
+    assert all(branch.canvas()[p] == t for p, t in kept.items())
+
+
+@pytest.mark.parametrize(("step", "changes", "names"), [(999, {}, "step"), (2, {500: None}, "position 500")])
+def test_a_branch_outside_its_run_is_refused(engine, step, changes, names):
+    config = engine.config(max_new_tokens=8)
+    whole = engine.answer(ask(), config)
+    with pytest.raises(EngineError, match=names):
+        last(engine.branch(ask(), whole, "first", step, changes, config))
+
+
+def test_a_run_alone_lets_nobody_in_until_it_is_over(engine):
+    config = engine.config(max_new_tokens=8)
+    alone = engine.stream(ask(), config, alone=True)
+    next(alone), next(alone)
+    other: list = []
+    thread = threading.Thread(target=lambda: other.append(engine.answer(ask(), config)))
+    thread.start()
+    thread.join(0.3)
+    assert thread.is_alive() and not other
+    trace = last(alone)
+    thread.join(20)
+    assert other[0].canvas() == trace.canvas()
+
+
+def last(events) -> DenoisingTrace:
+    """The trace of a run that is watched to its end."""
+    *_, finished = events
+    return finished.trace
