@@ -54,6 +54,7 @@ class Board:
         self.blocks = max(-(-(tail + self.length) // self.cells) for tail in self.tails)
         self.ended = [False] * prompt.rows
         self.mask_like = self._ids_like_the_mask() if self.reference else None
+        self.fills = self._fill_table() if canvas is not None and canvas.fills else None
 
     def open(self, block: int) -> None:
         """Lay out block `block`: the tail of the prompt, given tokens, and masks."""
@@ -69,6 +70,7 @@ class Board:
         alive = torch.tensor(self.active, device=self.device)[:, None]
         self.active_cells = (alive if self.reference else self.answer & alive).expand_as(self.masked)
         self.protected = self._answer_cells(0, self.canvas.protected) if self.canvas is not None else None
+        self.fill_of = self._fills_of_cells() if self.fills is not None else None
         self._lay_prompt_tail()
         if self.reference:
             self.masked = self.mask_like[self.tokens]
@@ -82,6 +84,24 @@ class Board:
         first = torch.tensor([span[0] for span in self.spans], device=self.device)[:, None]
         position = first + torch.arange(self.cells, device=self.device)
         return (position >= start) & (position < end)
+
+    def _fill_table(self) -> Tensor:
+        """Ids each of the canvas's fills allows, bool [F + 1, V]; the last row, of free cells, allows all."""
+        if self.reference:
+            raise ValueError("reference_compatible must be False for a template: the published code has no holes.")
+        vocabulary = self.model.config.get_text_config().vocab_size
+        table = torch.zeros(len(self.canvas.fills) + 1, vocabulary, dtype=torch.bool)
+        table[-1] = True
+        for row, fill in zip(table, self.canvas.fills, strict=False):
+            row[torch.tensor(sorted(fill.ids))] = True
+        return table.to(self.device)
+
+    def _fills_of_cells(self) -> Tensor:
+        """Row of the table of fills that holds for each cell, long [B, N]."""
+        fills = self.canvas.fills
+        row_of = {position: row for row, fill in enumerate(fills) for position in fill.positions}
+        rows = [[row_of.get(position, len(fills)) for position in range(start, end)] for start, end in self.spans]
+        return torch.tensor(rows, device=self.device)
 
     def _lay_prompt_tail(self) -> None:
         """In the first block, the cells before the answer hold the end of the prompt."""
@@ -121,7 +141,7 @@ class Board:
         return self.canvas.resume[1] if self.canvas is not None and self.canvas.resume[0] == block else 0
 
     def exclude(self, logits: Tensor) -> Tensor:
-        """Logits without what must not be proposed: the mask id; the end inside a template."""
+        """Logits without what must not be proposed: the mask id; the end inside a template; what a hole can't take."""
         if self.reference:
             return logits
         logits[..., self.mask_id] = -torch.inf
@@ -129,6 +149,8 @@ class Board:
             ends = torch.zeros(logits.shape[-1], dtype=torch.bool, device=self.device)
             ends[self.eos_ids] = True
             logits = logits.masked_fill(self.protected.unsqueeze(-1) & ends, -torch.inf)
+        if self.fill_of is not None:
+            logits = logits.masked_fill(~self.fills[self.fill_of], -torch.inf)
         return logits
 
     def reveal(self, revealed: Tensor, ids: Tensor) -> None:

@@ -9,6 +9,14 @@ from ..trace import DenoisingTrace
 
 
 @dataclass(frozen=True)
+class Fill:
+    """What some holes may be filled with: at these answer positions no other ids are proposed."""
+
+    positions: frozenset[int]
+    ids: frozenset[int]
+
+
+@dataclass(frozen=True)
 class Canvas:
     """Tokens that are there before the first step.
 
@@ -16,11 +24,13 @@ class Canvas:
         tokens: one id, or None for a hole, per answer position; the answer has exactly this length.
         resume: `(block, step)` at which the schedule goes on; `step` applies to that block alone.
         template: the given tokens are text to keep to the letter: no answer ends before the last of them.
+        fills: what may be proposed where; positions that none of them names are free.
     """
 
     tokens: tuple[int | None, ...]
     resume: tuple[int, int] = (0, 0)
     template: bool = False
+    fills: tuple[Fill, ...] = ()
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "tokens", tuple(self.tokens))
@@ -29,6 +39,19 @@ class Canvas:
         for position, token in enumerate(self.tokens):
             if token is not None and (isinstance(token, bool) or not isinstance(token, int) or token < 0):
                 raise ValueError(f"canvas: expected an id or None at position {position}; got {token!r}.")
+        self._check_fills()
+
+    def _check_fills(self) -> None:
+        named: set[int] = set()
+        for fill in self.fills:
+            outside = sorted(position for position in fill.positions if not 0 <= position < len(self.tokens))
+            if outside:
+                raise ValueError(f"canvas: a fill names position {outside[0]}; there are {len(self.tokens)}.")
+            if not fill.ids:
+                raise ValueError("canvas: a fill must allow at least one id.")
+            if named & fill.positions:
+                raise ValueError(f"canvas: two fills name position {min(named & fill.positions)}.")
+            named |= fill.positions
 
     @property
     def protected(self) -> int:
