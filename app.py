@@ -10,6 +10,7 @@ variable, named after each option below, which is how a Space is set up.
 from __future__ import annotations
 
 import argparse
+import base64
 import json
 import sys
 from collections.abc import Iterator
@@ -30,13 +31,14 @@ from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dvl_core.decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
+from dvl_core.desk import RECORDS, Desk
 from dvl_core.engine import Engine, EngineError, Event, Started, Stepped, Waiting
 from dvl_core.models.loading import load_model
 from dvl_core.serving import limits_of, parse_options
-from dvl_core.sessions import Run, Sessions, as_message, shown_copy
-from dvl_core.trace import DenoisingTrace
+from dvl_core.sessions import Run, Sessions, as_message
+from dvl_core.trace import DenoisingTrace, TraceError, encode_vocabulary
+from visualize import links, player, strings
 from visualize import page as look
-from visualize import player
 from visualize.heatmap import confidence_png
 from visualize.player import protocol
 from visualize.theme import MONO, SANS
@@ -44,7 +46,6 @@ from visualize.theme import MONO, SANS
 HERE = Path(__file__).parent
 BUNDLED = HERE / "assets" / "tinyvl"
 EXAMPLES = HERE / "assets" / "examples"
-RECORDED = "recorded"  # id of the run that plays before anybody has asked
 
 # What a sentence about a setting calls it on the page.
 LABELS = {
@@ -52,122 +53,82 @@ LABELS = {
     "threshold": "Threshold", "entropy_bound": "Entropy bound", "factor": "Factor", "temperature": "Temperature",
     "seed": "Seed",
 }  # fmt: skip
+say = gr.I18n(**strings.by_language("page"))
 
 
-# -- answering --
+# -- what a run changes on the page --
 
 
-class Desk:
-    """Answers the page's requests. Changes of the page are dicts by the name of a `View` field."""
+class Stage:
+    """Turns what happens in a run into changes of the page: dicts by the name of a `View` field."""
 
-    def __init__(self, engine: Engine, sessions: Sessions, examples: list[dict[str, str]]):
-        self.engine, self.sessions, self.examples = engine, sessions, examples
+    def __init__(self, desk: Desk):
+        self.desk = desk
 
-    def ask(
-        self,
-        visitor: str,
-        text: str,
-        picture: str | None,
-        turns: list[dict],
-        kept: list[dict],
-        settings: dict,
-        rest: float,
-    ) -> Iterator[dict[str, Any]]:
-        """Answer `text` as the next turn of `turns`, step by step, with `rest` seconds after every step.
+    def show(
+        self, visitor: str, events: Iterator[tuple[Run, Event]], kept: list[dict], rest: float,
+        typed: dict | None = None,
+    ) -> Iterator[dict[str, Any]]:  # fmt: skip
+        """Show a run step by step, with `rest` seconds after every step.
 
-        `kept` is the conversation that stays on the page when this can't be done.
+        `kept` is the conversation that stays when this can't be done, `typed` the question that is then typed again.
         """
-        question = {"role": "user", "text": text.strip(), "picture": picture}
         run = None
         try:
-            config = self.engine.config(**settings)
-            question["shown"] = self._shown(picture)
-            asked = [*turns, question]
-            run = self.sessions.open(visitor)
-            with closing(self.engine.stream([as_message(turn) for turn in asked], config)) as events:
-                for event in events:
-                    if changes := self._shown_event(run, event, asked):
+            with closing(events):
+                for run, event in events:
+                    if changes := self._event(run, event):
                         yield changes
                     if isinstance(event, Stepped):
                         run.stop.wait(rest)
                     if run.stop.is_set():
                         break
         except EngineError as error:
-            yield self._failed(run, error, kept, question)
+            yield self._failed(run, error, kept, typed)
             return
-        if self.sessions.is_current(visitor, run):
-            yield self._finished(run, asked)
+        if run is not None and self.desk.sessions.is_current(visitor, run):
+            yield self._finished(run)
 
-    def example(self, visitor: str, index: int, kept: list[dict], settings: dict, rest: float) -> Iterator[dict]:
-        """Start a new conversation with an example."""
-        question, picture = self.examples[index]["question"], str(EXAMPLES / self.examples[index]["image"])
-        yield from self.ask(visitor, question, picture, [], kept, settings, rest)
-
-    def missing_steps(self, asked: dict[str, Any]) -> dict[str, Any] | None:
-        """What a page that has `asked["have"]` steps of the run `asked["run"]` lacks; None when it is not kept."""
-        run, have = str(asked.get("run")), asked.get("have")
-        trace = self.sessions.trace(run)
-        if trace is None or not isinstance(have, int):
-            return None
-        return protocol.missing_message(run, trace, max(0, min(have, len(trace.steps))))
-
-    def answer(self, image: str | None, question: str, settings: dict | None) -> tuple[str, dict]:
-        """Answer one question about one picture, for programs.
-
-        `settings` takes the fields of DecodingConfig, all optional: block_size, steps, max_new_tokens, strategy,
-        threshold, entropy_bound, factor, temperature, top_k, top_p, seed. Returns the answer's text, and the trace
-        of the run as JSON.
-        """
-        if settings is not None and not isinstance(settings, dict):
-            raise gr.Error('settings must be an object such as {"steps": 4}.', print_exception=False)
-        try:
-            config = self.engine.config(**(settings or {}))
-            trace = self.engine.answer([as_message({"role": "user", "text": question or "", "picture": image})], config)
-        except EngineError as error:
-            raise gr.Error(str(error), print_exception=False) from error
-        return trace.text, trace.to_json()
-
-    def _shown(self, picture: str | None) -> str | None:
-        own = picture is None or Path(picture).parent == EXAMPLES
-        return picture if own else shown_copy(picture, self.engine)
-
-    def _shown_event(self, run: Run, event: Event, asked: list[dict]) -> dict[str, Any]:
+    def _event(self, run: Run, event: Event) -> dict[str, Any]:
         if isinstance(event, Waiting):
             stoppable = {} if run.waiting else {"box": gr.MultimodalTextbox(submit_btn=False, stop_btn=True)}
             run.waiting = True
             return {"canvas": protocol.waiting_message(run.id, event.before), **stoppable}
-        run.trace = event.trace
         if isinstance(event, Stepped):
             return {"canvas": protocol.step_message(run.id, run.trace, event.vocabulary)}
         if isinstance(event, Started):
             return {
                 "canvas": protocol.header_message(run.id, run.trace),
-                "chat": look.transcript([*asked, {"role": "assistant", "text": "…"}]),
+                "chat": look.transcript([*run.asked, {"role": "assistant", "text": "…"}]),
                 "box": gr.MultimodalTextbox(value=None, submit_btn=False, stop_btn=True),
                 "ask_notice": "", "settings_notice": "",
             }  # fmt: skip
         return {}
 
-    def _finished(self, run: Run, asked: list[dict]) -> dict[str, Any]:
+    def _finished(self, run: Run) -> dict[str, Any]:
         ready = {"box": gr.MultimodalTextbox(submit_btn=True, stop_btn=False)}
         if run.trace is None:  # stopped while it waited
             return ready | {"canvas": protocol.waiting_message(run.id, 0)}
-        answered = [*asked, {"role": "assistant", "text": run.trace.text}]
-        return ready | {
-            "canvas": protocol.done_message(run.id, run.trace), "chat": look.transcript(answered), "turns": answered
-        }  # fmt: skip
+        return ready | {"canvas": protocol.done_message(run.id, run.trace)} | self.conversation(run)
 
-    def _failed(self, run: Run | None, error: EngineError, kept: list[dict], question: dict) -> dict[str, Any]:
+    def conversation(self, run: Run) -> dict[str, Any]:
+        """The conversation of a run that is over: what is asked next goes on from there."""
+        answered = [*run.asked, {"role": "assistant", "text": run.trace.text}]
+        return {"chat": look.transcript(answered), "turns": answered}
+
+    def _failed(self, run: Run | None, error: EngineError, kept: list[dict], typed: dict | None) -> dict[str, Any]:
         """The sentence goes beside what caused it; conversation, typed question and last trace stay."""
         sentence, began = str(error), run is not None and run.trace is not None
-        if error.about == "settings":
+        if error.about in ("settings", "template"):
             for name, label in LABELS.items():
                 sentence = f"{label}{sentence.removeprefix(name)}" if sentence.startswith(name + " ") else sentence
             changes = {"settings_notice": sentence, "ask_notice": "", "settings": gr.Accordion(open=True)}
         else:
             changes = {"ask_notice": sentence, "settings_notice": ""}
-        typed = {"value": {"text": question["text"], "files": [question["picture"]] if question["picture"] else []}}
-        changes["box"] = gr.MultimodalTextbox(submit_btn=True, stop_btn=False, **(typed if began else {}))
+        again = {}
+        if began and typed:
+            again = {"value": {"text": typed["text"], "files": [typed["picture"]] if typed["picture"] else []}}
+        changes["box"] = gr.MultimodalTextbox(submit_btn=True, stop_btn=False, **again)
         if began:
             changes["canvas"] = protocol.done_message(run.id, run.trace)
         elif run is not None:
@@ -175,12 +136,21 @@ class Desk:
         return changes | ({"chat": look.transcript(kept)} if kept or began else {})
 
 
-def recorded_turns(desk: Desk, recorded: DenoisingTrace) -> list[dict]:
-    """The conversation of the recorded run; its picture is that of the example with the same question."""
-    question = recorded.prompt["messages"][-1]["text"]
-    pictures = [str(EXAMPLES / example["image"]) for example in desk.examples if example["question"] == question]
-    asked = {"role": "user", "text": question, "shown": pictures[0] if pictures else None}
-    return [asked, {"role": "assistant", "text": recorded.text}]
+def answer(desk: Desk, image: str | None, question: str, settings: dict | None) -> tuple[str, dict]:
+    """Answer one question about one picture, for programs.
+
+    `settings` takes the fields of DecodingConfig, all optional: block_size, steps, max_new_tokens, strategy,
+    threshold, entropy_bound, factor, temperature, top_k, top_p, seed. Returns the answer's text, and the trace
+    of the run as JSON.
+    """
+    if settings is not None and not isinstance(settings, dict):
+        raise gr.Error('settings must be an object such as {"steps": 4}.', print_exception=False)
+    try:
+        config = desk.engine.config(**(settings or {}))
+        trace = desk.engine.answer([as_message({"role": "user", "text": question or "", "picture": image})], config)
+    except EngineError as error:
+        raise gr.Error(str(error), print_exception=False) from error
+    return trace.text, trace.to_json()
 
 
 # -- layout --
@@ -205,21 +175,33 @@ class View:
         return {getattr(self, name): value for name, value in changes.items()}
 
 
-def build_page(desk: Desk, recorded: DenoisingTrace | None) -> gr.Blocks:
-    """The whole page, wired to `desk`; `recorded` plays until somebody asks."""
+@dataclass
+class Controls:
+    """The settings: by the name of a field of DecodingConfig, and those of the page itself."""
+
+    decoding: dict[str, Any]
+    delay: gr.Slider
+    records: gr.CheckboxGroup
+    template: gr.Textbox
+
+    def components(self) -> list[Any]:
+        return [*self.decoding.values(), self.delay, self.records, self.template]
+
+    def read(self, data: dict) -> tuple[dict[str, Any], float, list[str], str]:
+        """Decoding settings, seconds of rest, what to record, and the template of the answer."""
+        settings = {name: data[control] for name, control in self.decoding.items()}
+        return settings, float(data[self.delay] or 0), data[self.records] or [], data[self.template] or ""
+
+
+def build_page(desk: Desk, examples: list[dict[str, str]], gallery: list[Recording]) -> gr.Blocks:
+    """The whole page, wired to `desk`; the first of the recorded runs of `gallery` plays until somebody asks."""
     with gr.Blocks(title="DiffusionVL", delete_cache=(3600, 86400), analytics_enabled=False) as page:
         header(desk)
-        turns = gr.State([])
-        with gr.Row(elem_id="dvl-main"):
-            with gr.Column(scale=5, min_width=320):
-                chat, box, ask_notice, gallery, fresh = conversation(desk, recorded)
-            with gr.Column(scale=7, min_width=320):
-                canvas = denoising_canvas(desk, recorded)
-        with gr.Accordion("Settings", open=True, elem_id="dvl-settings") as settings:
-            settings_notice = notice()
-            controls, delay = setting_controls(desk)
-        view = View(canvas, chat, turns, box, ask_notice, settings_notice, settings)
-        wire(desk, page, view, gallery, fresh, controls, delay)
+        with gr.Tabs(elem_id="dvl-tabs"):
+            with gr.Tab(say("page.chat"), id="chat"):
+                chat_tab(desk, page, examples, gallery)
+            with gr.Tab(say("page.replay"), id="replay"):
+                replay_tab(desk, gallery)
         program_endpoint(desk)
     return page
 
@@ -227,85 +209,132 @@ def build_page(desk: Desk, recorded: DenoisingTrace | None) -> gr.Blocks:
 def header(desk: Desk) -> None:
     about = desk.engine.describe()
     with gr.Row(elem_id="dvl-top"):
-        gr.HTML(html_template=look.header_template(about), js_on_load=None, apply_default_css=False)
+        gr.HTML(html_template=look.header_template(about), js_on_load=look.HEADER_SCRIPT, apply_default_css=False)
+        language = gr.Button("English · 中文", elem_id="dvl-language", size="sm", scale=0)
+        language.click(None, js=look.LANGUAGE_SCRIPT)
         dark = gr.Button("◐", elem_id="dvl-dark", size="sm", scale=0)
         dark.click(None, js="() => { document.body.classList.toggle('dark'); }")
 
 
-def conversation(desk: Desk, recorded: DenoisingTrace | None) -> tuple:
-    fresh = gr.Button("New conversation", size="sm", render=False)
+def chat_tab(desk: Desk, page: gr.Blocks, examples: list[dict[str, str]], gallery: list[Recording]) -> None:
+    turns = gr.State([])
+    recorded = gallery[0] if gallery else None
+    with gr.Row(elem_id="dvl-main"):
+        with gr.Column(scale=5, min_width=320):
+            chat, box, ask_notice, strip, fresh = conversation(examples, recorded)
+            with gr.Accordion(say("page.settings"), open=True, elem_id="dvl-settings") as settings:
+                settings_notice = notice()
+                controls = setting_controls(desk)
+                link = gr.Button(say("page.link"), size="sm", elem_id="dvl-link")
+                address = gr.Textbox(visible=False)
+        with gr.Column(scale=7, min_width=320):
+            canvas = denoising_canvas(desk, recorded)
+    view = View(canvas, chat, turns, box, ask_notice, settings_notice, settings)
+    wire(desk, page, view, strip, fresh, controls, examples)
+    wire_link(page, view, controls, examples, link, address)
+
+
+def conversation(examples: list[dict[str, str]], recorded: Recording | None) -> tuple:
+    fresh = gr.Button("New conversation", size="sm", render=False)  # page.css has its Chinese name
     chat = gr.Chatbot(
-        look.transcript(recorded_turns(desk, recorded)) if recorded else None, elem_id="dvl-chat", label="Conversation",
+        look.transcript(recorded.turns) if recorded else None, elem_id="dvl-chat", label=say("page.conversation"),
         show_label=False, height=344, render_markdown=False, buttons=[fresh], feedback_options=None,
-        placeholder="Drop a picture below and ask about it, or click an example.",
+        placeholder=say("page.chat-empty"),
     )  # fmt: skip
     box = gr.MultimodalTextbox(
-        elem_id="dvl-box", show_label=False, placeholder="Drop a picture, ask a question …", file_types=["image"],
+        elem_id="dvl-box", show_label=False, placeholder=say("page.box"), file_types=["image"],
         file_count="single", max_plain_text_length=200_000, autofocus=False,
     )  # fmt: skip
     ask_notice = notice()
-    gallery = gr.HTML(
-        html_template=look.examples_template(desk.examples), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False,
-        visible=bool(desk.examples),
+    strip = gr.HTML(
+        html_template=look.examples_template(examples), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False,
+        visible=bool(examples),
     )  # fmt: skip
-    return chat, box, ask_notice, gallery, fresh
+    return chat, box, ask_notice, strip, fresh
 
 
-def denoising_canvas(desk: Desk, recorded: DenoisingTrace | None) -> gr.HTML:
-    hint = "A recorded run of {}. Click an example, or drop a picture and ask."
-    message = protocol.trace_message(RECORDED, recorded, hint.format(recorded.model["name"])) if recorded else None
+def denoising_canvas(desk: Desk, recorded: Recording | None) -> gr.HTML:
+    message = None
+    if recorded:
+        hint = f"A recorded run of {recorded.trace.model['name']}. Click an example, or drop a picture and ask."
+        message = protocol.trace_message(recorded.id, recorded.trace, hint)
 
-    def missing_steps(asked: dict) -> dict[str, Any] | None:  # gradio wants a function, and gives it one value
-        return desk.missing_steps(asked)
+    def missing_steps(asked: dict) -> dict[str, Any] | None:  # gradio wants functions, and gives them one value
+        return missing(desk, asked)
+
+    def tokenize(asked: dict) -> list[list[Any]]:
+        typed = desk.tokenize(str(asked.get("text", "")))
+        return [[token, encode_vocabulary({token: raw})[str(token)]] for token, raw in typed]
 
     return gr.HTML(
         message, html_template=player.TEMPLATE, js_on_load=player.LIVE_SCRIPT, apply_default_css=False,
-        server_functions=[missing_steps], elem_id="dvl-player",
+        server_functions=[missing_steps, tokenize], elem_id="dvl-player",
     )  # fmt: skip
 
 
-def setting_controls(desk: Desk) -> tuple[dict[str, Any], gr.Slider]:
-    """The controls by the name of their setting, and the slow-motion delay."""
-    default, longest = desk.engine.default_settings(), desk.engine.limits.max_new_tokens
+def missing(desk: Desk, asked: dict[str, Any]) -> dict[str, Any] | None:
+    """What a page that has `asked["have"]` steps of the run `asked["run"]` lacks; None when it is not kept."""
+    run, have = str(asked.get("run")), asked.get("have")
+    trace = desk.sessions.trace(run)
+    if trace is None or not isinstance(have, int):
+        return None
+    return protocol.missing_message(run, trace, max(0, min(have, len(trace.steps))))
+
+
+def setting_controls(desk: Desk) -> Controls:
+    default = desk.engine.default_settings()
     owner = {parameter: name for name, parameter in STRATEGY_PARAMETERS.items()}
     controls: dict[str, Any] = {}
 
-    def number(name: str, info: str) -> None:
-        controls[name] = gr.Number(default[name], label=LABELS[name], info=info, precision=0, min_width=160)
-
-    def slider(name: str, low: float, high: float, step: float, info: str) -> None:
-        applies = owner.get(name, default["strategy"]) == default["strategy"]
-        controls[name] = gr.Slider(
-            low, high, default[name], step=step, label=LABELS[name], info=info, visible=applies, min_width=160
+    def number(name: str) -> None:
+        controls[name] = gr.Number(
+            default[name], label=say(f"page.{name}"), info=say(f"page.{name}-info"), precision=0, min_width=120
         )
 
+    def slider(name: str, low: float, high: float, step: float) -> None:
+        applies = owner.get(name, default["strategy"]) == default["strategy"]
+        controls[name] = gr.Slider(
+            low, high, default[name], step=step, label=say(f"page.{name}"), info=say(f"page.{name}-info"),
+            visible=applies, min_width=120,
+        )  # fmt: skip
+
     with gr.Row():
-        number("block_size", f"Tokens denoised together; this model was trained with {desk.engine.trained_block_size}.")
-        number("steps", "Fewer is faster; as many as the block has tokens is most careful.")
-        number("max_new_tokens", f"Longest answer in tokens, up to {longest}.")
-        slider("temperature", 0, 2, 0.05, "0 takes the likeliest token, above 0 samples.")
+        number("block_size")
+        number("steps")
     with gr.Row():
         controls["strategy"] = gr.Dropdown(
             [(name.replace("_", " "), name) for name in STRATEGIES], value=default["strategy"],
-            label=LABELS["strategy"], info=strategy_info(default["strategy"]), min_width=240,
+            label=say("page.strategy"), info=strategy_info(default["strategy"]), min_width=240,
         )  # fmt: skip
-        slider("threshold", 0, 1, 0.01, "Reveals every token at least this confident.")
-        slider("entropy_bound", 0, 5, 0.05, "Most uncertainty one step may take on, in nats.")
-        slider("factor", 0.05, 5, 0.05, "Larger reveals more tokens at once.")
-        number("seed", "The same seed gives the same answer.")
+        slider("threshold", 0, 1, 0.01)
+        slider("entropy_bound", 0, 5, 0.05)
+        slider("factor", 0.05, 5, 0.05)
+    with gr.Row():
+        number("max_new_tokens")
+        number("seed")
+    with gr.Row():
+        slider("temperature", 0, 2, 0.05)
         rest = 0.08 if desk.engine.describe()["parameters"] < 1e8 else 0.0  # a small model is too quick to watch
         delay = gr.Slider(
-            0, 1, rest, step=0.02, label="Slow motion", info="Seconds of rest after each step.", min_width=160
+            0, 1, rest, step=0.02, label=say("page.delay"), info=say("page.delay-info"), min_width=120
         )
+    with gr.Row():
+        template = gr.Textbox(
+            label=say("page.template"), info=say("page.template-info"), placeholder="The ___ is left of the ___.",
+            max_length=4000, scale=2, min_width=240,
+        )  # fmt: skip
+        records = gr.CheckboxGroup(
+            [(say(f"page.record-{name}"), name) for name in RECORDS], label=say("page.records"),
+            info=say("page.records-info"), min_width=240,
+        )  # fmt: skip
 
     def show_parameter(strategy: str) -> list[Any]:
         return [gr.Dropdown(info=strategy_info(strategy)), *(gr.Slider(visible=o == strategy) for o in owner.values())]
 
     controls["strategy"].change(
-        show_parameter, controls["strategy"], [controls["strategy"], *(controls[name] for name in owner)],
-        queue=False, show_progress="hidden", api_visibility="private",
-    )  # fmt: skip
-    return controls, delay
+        show_parameter, controls["strategy"], [controls["strategy"], *(controls[name] for name in owner)], **QUICK
+    )
+    return Controls(controls, delay, records, template)
 
 
 def strategy_info(name: str) -> str:
@@ -317,24 +346,87 @@ def notice() -> gr.HTML:
     return gr.HTML("", html_template=look.NOTICE_TEMPLATE, js_on_load=look.NOTICE_SCRIPT, apply_default_css=False)
 
 
+def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
+    """Recorded runs, and trace files of one's own: nothing here needs the model."""
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            gr.HTML(html_template=look.sentence_template("page.replay-about"), js_on_load=look.SAY_SCRIPT,
+                    apply_default_css=False)
+            shelf = gr.HTML(
+                html_template=look.gallery_template(gallery), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False
+            )
+            upload = gr.File(label=say("page.trace-file"), file_types=[".json"], elem_id="dvl-trace-file", height=140)
+            trouble = notice()
+        with gr.Column(scale=7, min_width=320):
+            first = protocol.trace_message(gallery[0].id, gallery[0].trace) if gallery else None
+
+            def missing_steps(asked: dict) -> dict[str, Any] | None:
+                return missing(desk, asked)
+
+            canvas = gr.HTML(
+                first, html_template=player.TEMPLATE, js_on_load=player.REPLAY_SCRIPT, apply_default_css=False,
+                server_functions=[missing_steps], elem_id="dvl-replay",
+            )  # fmt: skip
+
+    def on_pick(event: gr.EventData):
+        recording = gallery[event._data["index"]]
+        return protocol.trace_message(recording.id, recording.trace), ""
+
+    def on_file(path: str | None):
+        if path is None:
+            return gr.skip(), ""
+        try:
+            run = desk.open_trace(path)
+        except TraceError as error:
+            return gr.skip(), str(error)
+        return protocol.trace_message(run.id, run.trace), ""
+
+    shelf.pick(on_pick, None, [canvas, trouble], **QUICK)
+    upload.change(on_file, upload, [canvas, trouble], **QUICK)
+
+
 # -- wiring --
 
+QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
-def wire(desk: Desk, page: gr.Blocks, view: View, gallery, fresh, controls: dict[str, Any], delay) -> None:
-    """Connect what people do with the desk; every answer streams changes of the view."""
 
-    def how(data: dict) -> tuple[dict[str, Any], float]:
-        return {name: data[control] for name, control in controls.items()}, float(data[delay] or 0)
+def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Controls, examples: list[dict]) -> None:
+    """Connect what people do with the desk; every run streams changes of the view."""
+    stage = Stage(desk)
+
+    def ask(data: dict, visitor: str, text: str, picture: str | None, turns: list[dict]):
+        settings, rest, records, template = controls.read(data)
+        question = {"role": "user", "text": text.strip(), "picture": picture}
+        events = desk.ask(visitor, question, turns, settings, records, template)
+        yield from map(view.update, stage.show(visitor, events, data[view.turns], rest, question))
 
     def on_submit(data: dict, request: gr.Request):
         message = data[view.box] or {}
         picture = next(iter(message.get("files") or []), None)
-        text, turns = message.get("text") or "", data[view.turns]
-        yield from map(view.update, desk.ask(request.session_hash, text, picture, turns, turns, *how(data)))
+        yield from ask(data, request.session_hash, message.get("text") or "", picture, data[view.turns])
 
     def on_example(data: dict, event: gr.EventData, request: gr.Request):
-        index, kept = event._data["index"], data[view.turns]
-        yield from map(view.update, desk.example(request.session_hash, index, kept, *how(data)))
+        example = examples[event._data["index"]]
+        yield from ask(data, request.session_hash, example["question"], str(EXAMPLES / example["image"]), [])
+
+    def on_branch(data: dict, event: gr.EventData, request: gr.Request):
+        asked, visitor = event._data, request.session_hash
+        settings, rest, records, _ = controls.read(data)
+        events = desk.branch(visitor, str(asked["run"]), int(asked["step"]), asked["changes"], settings, records)
+        yield from map(view.update, stage.show(visitor, events, data[view.turns], rest))
+
+    def on_observe(data: dict, event: gr.EventData, request: gr.Request):
+        events = desk.observe(request.session_hash, str(event._data["run"]))
+        yield from map(view.update, stage.show(request.session_hash, events, data[view.turns], 0.0))
+
+    def on_occlude(data: dict, event: gr.EventData, request: gr.Request):
+        events = desk.occlude(request.session_hash, str(event._data["run"]), event._data["region"])
+        yield from map(view.update, stage.show(request.session_hash, events, data[view.turns], 0.0))
+
+    def on_shown(event: gr.EventData):
+        run = desk.sessions.run(str(event._data["run"]))
+        over = run is not None and run.trace is not None and run.trace.finish_reason and run.asked
+        return view.update(stage.conversation(run)) if over else {view.ask_notice: gr.skip()}
 
     def on_stop(request: gr.Request):
         desk.sessions.stop(request.session_hash)
@@ -348,22 +440,56 @@ def wire(desk: Desk, page: gr.Blocks, view: View, gallery, fresh, controls: dict
         return {view.turns: [], view.chat: [], view.ask_notice: "", view.box: ready}
 
     streaming = {"outputs": view.components(), "show_progress": "hidden", "api_visibility": "private", **shared(desk)}
-    given = {view.turns, delay, *controls.values()}
+    given = {view.turns, *controls.components()}
     view.box.submit(on_submit, {view.box, *given}, **streaming)
-    gallery.pick(on_example, given, **streaming)
-    quick = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    view.box.stop(on_stop, None, None, **quick)
-    gr.on([fresh.click, view.chat.clear], on_new, None, [view.turns, view.chat, view.ask_notice, view.box], **quick)
+    strip.pick(on_example, given, **streaming)
+    view.canvas.branch(on_branch, given, **streaming)
+    view.canvas.observe(on_observe, given, **streaming)
+    view.canvas.occlude(on_occlude, given, **streaming)
+    view.canvas.shown(on_shown, None, [view.chat, view.turns, view.ask_notice], **QUICK)
+    view.box.stop(on_stop, None, None, **QUICK)
+    view.canvas.pause(on_stop, None, None, **QUICK)
+    gr.on([fresh.click, view.chat.clear], on_new, None, [view.turns, view.chat, view.ask_notice, view.box], **QUICK)
     page.unload(on_leave)
+
+
+def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[dict], link, address) -> None:
+    """A link that brings back question, example and settings; a page that is opened by one puts them in place."""
+    numbers = {name: control for name, control in controls.decoding.items() if name != "strategy"}
+
+    def on_link(data: dict) -> str:
+        turns, message = data[view.turns], data[view.box] or {}
+        asked = next((turn for turn in reversed(turns) if turn["role"] == "user"), {})
+        picture = next((turn["picture"] for turn in reversed(turns) if turn.get("picture")), "") or ""
+        settings = {name: data[control] for name, control in controls.decoding.items()}
+        return links.query(message.get("text") or asked.get("text", ""), Path(picture).name, examples, settings)
+
+    def on_open(request: gr.Request) -> dict:
+        wanted = links.read(dict(request.query_params), examples)
+        changes: dict[Any, Any] = {numbers[name]: value for name, value in wanted.numbers.items() if name in numbers}
+        if wanted.strategy in STRATEGIES:
+            changes[controls.decoding["strategy"]] = wanted.strategy
+        if wanted.question or wanted.example:
+            files = [str(EXAMPLES / wanted.example)] if wanted.example else []
+            changes[view.box] = gr.MultimodalTextbox(value={"text": wanted.question, "files": files})
+        return changes or {view.ask_notice: gr.skip()}
+
+    given = {view.turns, view.box, *controls.decoding.values()}
+    link.click(on_link, given, address, **QUICK).then(None, address, None, js=look.LINK_SCRIPT)
+    page.load(on_open, None, [view.box, view.ask_notice, *controls.decoding.values()], **QUICK)
 
 
 def program_endpoint(desk: Desk) -> None:
     """`/answer`, for programs; its components are never shown."""
+
+    def for_programs(image: str | None, question: str, settings: dict | None) -> tuple[str, dict]:
+        return answer(desk, image, question, settings)
+
     with gr.Row(visible=False):
         image, question, settings = gr.File(label="image"), gr.Textbox(label="question"), gr.JSON(label="settings")
         text, trace, trigger = gr.Textbox(label="text"), gr.JSON(label="trace"), gr.Button()
     trigger.click(
-        desk.answer, [image, question, settings], [text, trace], api_name="answer", api_description=Desk.answer.__doc__,
+        for_programs, [image, question, settings], [text, trace], api_name="answer", api_description=answer.__doc__,
         **shared(desk),
     )  # fmt: skip
 
@@ -382,14 +508,10 @@ def routes(desk: Desk) -> list[Route | Mount]:
 
     def download(request: Request) -> Response:
         trace = desk.sessions.trace(request.path_params["run"])
-        if trace is None or trace.finish_reason is None:
-            return PlainTextResponse("This run is not kept any more, or has not finished.", status_code=404)
-        if request.path_params["file"] == "trace.json":
-            return Response(json.dumps(trace.to_json(), ensure_ascii=False), media_type="application/json")
-        if request.path_params["file"] == "confidence.png":
-            mode = "dark" if request.query_params.get("mode") == "dark" else "light"
-            return Response(confidence_png(trace, mode), media_type="image/png")
-        return PlainTextResponse("There is trace.json and confidence.png.", status_code=404)
+        if trace is None:
+            return PlainTextResponse("This run is not kept any more.", status_code=404)
+        mode = "dark" if request.query_params.get("mode") == "dark" else "light"
+        return downloaded(trace, request.path_params["file"], mode)
 
     return [
         Route("/health", health),
@@ -398,38 +520,78 @@ def routes(desk: Desk) -> list[Route | Mount]:
     ]
 
 
+def downloaded(trace: DenoisingTrace, file: str, mode: str) -> Response:
+    """A file made of a trace: a picture of the conversation at any time, the rest once the run is over."""
+    if file.startswith("picture-"):
+        number = file.removeprefix("picture-")
+        found = number.isdigit() and int(number) < len(trace.images) and trace.images[int(number)].data
+        if not found:
+            return PlainTextResponse("There is no such picture.", status_code=404)
+        return Response(base64.b64decode(found.split(",", 1)[1]), media_type="image/jpeg")
+    if trace.finish_reason is None:
+        return PlainTextResponse("This run has not finished.", status_code=404)
+    if file == "trace.json":
+        return Response(json.dumps(trace.to_json(), ensure_ascii=False), media_type="application/json")
+    if file == "confidence.png":
+        return Response(confidence_png(trace, mode), media_type="image/png")
+    return PlainTextResponse("There is trace.json and confidence.png.", status_code=404)
+
+
 # -- command line --
 
 
-def load_examples() -> tuple[list[dict[str, str]], DenoisingTrace | None]:
-    """The example questions, and the recorded run; either may be absent.
+@dataclass(frozen=True)
+class Recording:
+    """A recorded run of the gallery, and the conversation it answers; its picture is that of an example."""
 
-    The run was recorded with `python -m dvl_core.generate --model assets/tinyvl --image assets/examples/chart.png
-    --prompt "Turn the chart into a table." --trace assets/examples/recorded.json`.
+    id: str
+    trace: DenoisingTrace
+    turns: list[dict]
+    image: str
+
+    @property
+    def question(self) -> str:
+        return self.trace.prompt["messages"][-1]["text"]
+
+
+def load_examples() -> tuple[list[dict[str, str]], list[Recording]]:
+    """The example questions and the recorded runs; either may be absent.
+
+    The runs were recorded with `python -m dvl_core.generate --trace`; `assets/examples/recorded/README.md` says how.
     """
-    listed, recorded = EXAMPLES / "examples.json", EXAMPLES / "recorded.json"
+    listed = EXAMPLES / "examples.json"
     examples = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
-    return examples, DenoisingTrace.load(recorded) if recorded.is_file() else None
+    gallery = []
+    for file in sorted((EXAMPLES / "recorded").glob("*.json")):
+        trace = DenoisingTrace.load(file)
+        question = trace.prompt["messages"][-1]["text"]
+        image = next((example["image"] for example in examples if example["question"] == question), "")
+        picture = str(EXAMPLES / image) if image else None
+        asked = {"role": "user", "text": question, "picture": picture, "shown": picture}
+        gallery.append(
+            Recording(f"recorded-{file.stem}", trace, [asked, {"role": "assistant", "text": trace.text}], image)
+        )
+    return examples, gallery
 
 
-def make_desk(options: argparse.Namespace) -> tuple[Desk, DenoisingTrace | None]:
+def make_desk(options: argparse.Namespace) -> tuple[Desk, list[dict[str, str]], list[Recording]]:
     """Load the model. Raises ValueError with a sentence when it can't be."""
     limits = limits_of(options)
     model, processor = load_model(options.model, options.device, options.dtype)
     name = Path(options.model).name if Path(options.model).is_dir() else options.model
     engine = Engine(model, processor, limits, name, accelerate=spaces.GPU(duration=120) if spaces else None)
-    examples, recorded = load_examples()
+    examples, gallery = load_examples()
     sessions = Sessions()
-    if recorded is not None:
-        sessions.keep(RECORDED, recorded)
-    return Desk(engine, sessions, examples), recorded
+    for recording in gallery:
+        sessions.keep(recording.id, recording.trace, recording.turns[:1])
+    return Desk(engine, sessions, EXAMPLES), examples, gallery
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(__doc__, BUNDLED, arguments)
     try:
-        desk, recorded = make_desk(options)
-        serve(build_page(desk, recorded), desk, options)
+        desk, examples, gallery = make_desk(options)
+        serve(build_page(desk, examples, gallery), desk, options)
     except (ValueError, OSError) as error:  # what can't be loaded, and a port that is taken
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -437,9 +599,10 @@ def main(arguments: list[str] | None = None) -> None:
 
 def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
     page.queue(max_size=256).launch(
-        server_name=options.host, server_port=options.port, share=options.share,
+        server_name=options.host, server_port=options.port, share=options.share, i18n=say,
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
-        head=f"<style>{player.CSS}{look.PAGE_CSS}</style>", js=look.NARROW_SCRIPT, footer_links=["api"],
+        head=f"<script>{look.LANGUAGE_HEAD}</script><style>{player.CSS}{look.PAGE_CSS}</style>",
+        js=look.NARROW_SCRIPT, footer_links=["api"],
         run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb",
         app_kwargs={"routes": routes(desk)},
     )  # fmt: skip

@@ -20,9 +20,11 @@ SHOWN_SIDE = 1024  # longest side of a picture as the page shows it, in pixels
 
 @dataclass
 class Run:
-    """One run: its id, its growing trace once it has begun, whether it had to wait, and the wish to stop it."""
+    """One run: its id, the turns it answers, its growing trace once it has begun, whether it had to wait, and the wish
+    to stop it."""
 
     id: str
+    asked: list[dict[str, Any]] = field(default_factory=list)
     stop: threading.Event = field(default_factory=threading.Event)
     trace: DenoisingTrace | None = None
     waiting: bool = False
@@ -39,24 +41,33 @@ class Sessions:
         self.capacity = capacity
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._current: dict[str, Run] = {}
-        self._recorded: dict[str, DenoisingTrace] = {}
+        self._recorded: dict[str, Run] = {}
         self._lock = threading.Lock()
 
-    def open(self, visitor: str) -> Run:
-        """A new run of `visitor`; an earlier one that still goes on is told to stop."""
-        run = Run(secrets.token_urlsafe(12))
+    def open(self, visitor: str, asked: list[dict[str, Any]] | None = None) -> Run:
+        """A new run of `visitor`, answering the turns `asked`; an earlier one that still goes on is told to stop."""
+        run = self._remember(Run(secrets.token_urlsafe(12), list(asked or [])))
         with self._lock:
             earlier = self._current.get(visitor)
-            self._current[visitor] = self._runs[run.id] = run
-            while len(self._runs) > self.capacity:
-                self._runs.popitem(last=False)
+            self._current[visitor] = run
         if earlier is not None:
             earlier.stop.set()
         return run
 
-    def keep(self, id: str, trace: DenoisingTrace) -> None:
+    def add(self, trace: DenoisingTrace) -> Run:
+        """A run that was recorded elsewhere, kept like any other."""
+        return self._remember(Run(secrets.token_urlsafe(12), trace=trace))
+
+    def _remember(self, run: Run) -> Run:
+        with self._lock:
+            self._runs[run.id] = run
+            while len(self._runs) > self.capacity:
+                self._runs.popitem(last=False)
+        return run
+
+    def keep(self, id: str, trace: DenoisingTrace, asked: list[dict[str, Any]] | None = None) -> None:
         """Keep a recorded run, for good, under a name of its own."""
-        self._recorded[id] = trace
+        self._recorded[id] = Run(id, list(asked or []), trace=trace)
 
     def stop(self, visitor: str) -> None:
         """Ask the visitor's run to stop after its current step."""
@@ -68,10 +79,14 @@ class Sessions:
         """Whether the visitor has not begun another run since, nor left."""
         return self._current.get(visitor) is run
 
+    def run(self, id: str) -> Run | None:
+        """A run that is still kept."""
+        return self._runs.get(id) or self._recorded.get(id)
+
     def trace(self, id: str) -> DenoisingTrace | None:
         """The trace of a run that is still kept and has begun."""
-        run = self._runs.get(id)
-        return run.trace if run is not None else self._recorded.get(id)
+        run = self.run(id)
+        return run.trace if run is not None else None
 
     def leave(self, visitor: str) -> None:
         """The visitor closed the page: stop their run and forget who they were."""

@@ -6,7 +6,25 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
+from visualize import strings
 from visualize.theme import DARK, LIGHT, Palette
+
+# Gradio follows the browser's language when it starts: one that a visitor chose has to be the browser's before that.
+LANGUAGE_HEAD = """try {
+  const chosen = localStorage.getItem("dvl-language");
+  if (chosen) Object.defineProperty(navigator, "language", { get: () => (chosen === "zh" ? "zh-CN" : "en") });
+} catch (error) { /* storage may be switched off */ }
+document.documentElement.lang = navigator.language.startsWith("zh") ? "zh" : "en";"""
+LANGUAGE_SCRIPT = """() => {
+  localStorage.setItem("dvl-language", document.documentElement.lang === "zh" ? "en" : "zh");
+  location.reload();
+}"""
+SAY_SCRIPT = strings.script("page") + "\nsayAll(element);"
+HEADER_SCRIPT = SAY_SCRIPT
+LINK_SCRIPT = """(query) => {
+  history.replaceState(null, "", location.pathname + query);
+  if (navigator.clipboard) navigator.clipboard.writeText(location.href).catch(() => {});
+}"""
 
 # The strip's pictures get their address, and its buttons their voice, in the browser.
 EXAMPLES_SCRIPT = """
@@ -38,7 +56,7 @@ def header_template(about: dict[str, Any]) -> str:
     """Name, purpose and model; `about` has `model`, `parameters` and `device`."""
     return (
         '<header class="dvl-head"><h1>DiffusionVL</h1>'
-        "<p>Ask about a picture and watch the answer being denoised, block by block.</p>"
+        '<p data-say="page.purpose">Ask about a picture and watch the answer being denoised, block by block.</p>'
         f'<span class="dvl-model">{literal(about["model"])} · {about["parameters"] / 1e6:,.1f} M parameters · '
         f"{literal(about['device'])}</span></header>"
     )
@@ -53,6 +71,22 @@ def examples_template(examples: list[dict[str, str]]) -> str:
         for index, example in enumerate(examples)
     ]
     return f'<div class="dvl-strip" role="group" aria-label="Examples">{"".join(cards)}</div>'
+
+
+def gallery_template(recordings: list) -> str:
+    """Cards of recorded runs (`question`, `image`, `trace`); the script reports the one that is picked."""
+    cards = [
+        f'<button type="button" data-index="{index}"><img data-file="{literal(recording.image)}" alt="">'
+        f"<span>{literal(recording.question)}</span>"
+        f"<small>{len(recording.trace.answer_ids())} tokens · {len(recording.trace.steps)} steps</small></button>"
+        for index, recording in enumerate(recordings)
+    ]
+    return f'<div class="dvl-strip dvl-shelf" role="group" aria-label="Recorded runs">{"".join(cards)}</div>'
+
+
+def sentence_template(key: str) -> str:
+    """One sentence of the page, in the visitor's language."""
+    return f'<p class="dvl-sentence" data-say="{key}">{literal(strings.table("page")[key]["en"])}</p>'
 
 
 def transcript(turns: list[dict]) -> list[dict[str, Any]]:

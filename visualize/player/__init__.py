@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from visualize import strings
 from visualize.theme import css_variables
 
 _HERE = Path(__file__).parent
 
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
-CSS = css_variables() + (_HERE / "player.css").read_text(encoding="utf-8")
-SCRIPT = "\n".join((_HERE / name).read_text(encoding="utf-8") for name in ("text.js", "heatmap.js", "player.js"))
+CSS = css_variables() + "".join((_HERE / name).read_text(encoding="utf-8") for name in ("player.css", "panels.css"))
+_MODULES = ("text", "run", "cells", "blocks", "heatmap", "inspector", "overlay", "changes", "branches", "keyboard", "player")
+SCRIPT = "\n".join(
+    [strings.script("player"), *((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _MODULES)]
+)
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")
+REPLAY_SCRIPT = SCRIPT + "\n" + (_HERE / "replay.js").read_text(encoding="utf-8")

@@ -1,9 +1,10 @@
-// The heatmap inside the player: confidence of every proposal, answer position across, step of the block down.
+// The heatmap inside the player: answer position across, step of the block down. Its kinds: confidence of every
+// proposal, entropy where it was observed, and the order in which tokens were revealed.
 //
-// createHeatmap(canvas, hint, seek).draw({run, have, cursor, bounds, steps, tokenText}) paints what is known, dims what
-// lies after the scrubber, frames the row of the current step, and dots the cell in which a token was revealed.
+// createHeatmap(canvas, hint, pick).draw({run, have, cursor, bounds, steps, kind, selected}) paints what is known, dims
+// what lies after the scrubber, frames the row of the current step, and dots the cell in which a token was revealed.
 
-function createHeatmap(canvas, hint, seek) {
+function createHeatmap(canvas, hint, pick) {
   const GUTTER = 34;
   const AXIS = 18;
   const sheet = document.createElement("canvas"); // every step that is known, drawn once
@@ -25,16 +26,18 @@ function createHeatmap(canvas, hint, seek) {
     pen.setTransform(ratio, 0, 0, ratio, 0, 0);
     pen.clearRect(0, 0, width, height);
     const colours = readColours();
-    const key = [view.run.id, view.have, layout.columns, width, height, ratio, colours.ink].join();
+    const key = [view.run.id, view.have, view.kind, layout.columns, width, height, ratio, colours.ink].join();
     if (drawn !== key) paintSteps(colours, width, height, ratio);
     drawn = key;
     paintKnown(pen, width, height, ratio);
     paintBounds(pen, colours);
     paintCursor(pen, colours);
+    paintSelected(pen, colours);
     paintAxes(pen, colours);
     Object.assign(canvas.dataset, { left: GUTTER, columnWidth: layout.columnWidth, rowHeight: layout.rowHeight });
-    if (canvas.dataset.known !== view.run.id + view.have) canvas.setAttribute("aria-label", summary());
-    canvas.dataset.known = view.run.id + view.have;
+    const known = [view.run.id, view.have, view.kind].join();
+    if (canvas.dataset.known !== known) canvas.setAttribute("aria-label", summary());
+    canvas.dataset.known = known;
   }
 
   // Columns keep their width while a run goes on; when it is over, the blocks that were never opened are cut.
@@ -69,17 +72,32 @@ function createHeatmap(canvas, hint, seek) {
     const cellWidth = layout.columnWidth - (layout.columnWidth > 4 ? 1 : 0);
     const cellHeight = layout.rowHeight - (layout.rowHeight > 4 ? 1 : 0);
     const dot = layout.columnWidth >= 4 && layout.rowHeight >= 6 ? Math.min(4, layout.columnWidth - 3) : 0;
+    const shade = shades();
     for (let i = 0; i < view.have; i += 1) {
       const step = view.run.steps[i];
+      const revealed = new Set(step.revealed);
       step.masked.forEach((position, j) => {
-        pen.fillStyle = colours.scale[Math.min(8, Math.max(0, Math.round(step.confidences[j] * 8)))];
+        const value = shade(step, i, j, revealed.has(position));
+        if (value === null) return;
+        pen.fillStyle = colours.scale[Math.min(8, Math.max(0, Math.round(value * 8)))];
         pen.fillRect(x(position), y(step.step), cellWidth, cellHeight);
       });
       pen.fillStyle = colours.surface;
-      for (const position of dot ? step.revealed : []) {
+      for (const position of dot && view.kind !== "order" ? step.revealed : []) {
         pen.fillRect(x(position) + (cellWidth - dot) / 2, y(step.step) + (cellHeight - dot) / 2, dot, dot);
       }
     }
+  }
+
+  // A value from 0 to 1 for every proposal: on the confidence scale sure is strong, so little entropy is, and so is late.
+  function shades() {
+    if (view.kind === "entropy") {
+      let most = 1e-6;
+      for (let i = 0; i < view.have; i += 1) for (const value of view.run.steps[i].entropies || []) most = Math.max(most, value);
+      return (step, i, j) => (step.entropies ? 1 - step.entropies[j] / most : null);
+    }
+    if (view.kind === "order") return (step, i, j, revealed) => (revealed ? i / Math.max(1, view.have - 1) : null);
+    return (step, i, j) => step.confidences[j];
   }
 
   // Steps up to the scrubber at full strength, later ones dimmed.
@@ -123,6 +141,17 @@ function createHeatmap(canvas, hint, seek) {
     pen.lineWidth = 1;
   }
 
+  function paintSelected(pen, colours) {
+    if (view.selected === null || view.selected === undefined || view.selected >= layout.columns) return;
+    pen.fillStyle = colours.ink;
+    const middle = x(view.selected) + layout.columnWidth / 2;
+    pen.beginPath();
+    pen.moveTo(middle, y(layout.rows));
+    pen.lineTo(middle - 4, y(layout.rows) + 5);
+    pen.lineTo(middle + 4, y(layout.rows) + 5);
+    pen.fill();
+  }
+
   function paintAxes(pen, colours) {
     pen.fillStyle = colours.muted;
     pen.font = colours.font;
@@ -130,7 +159,7 @@ function createHeatmap(canvas, hint, seek) {
     pen.textAlign = "right";
     pen.fillText("1", GUTTER - 6, y(0) + layout.rowHeight / 2);
     if (layout.rows > 1) pen.fillText(String(layout.rows), GUTTER - 6, y(layout.rows - 1) + layout.rowHeight / 2);
-    if (layout.rows > 4) pen.fillText("step", GUTTER - 6, y(layout.rows / 2));
+    if (layout.rows > 4) pen.fillText(say("player.axis-step"), GUTTER - 6, y(layout.rows / 2));
     pen.textAlign = "left";
     let free = -Infinity;
     for (const start of view.bounds) {
@@ -148,8 +177,8 @@ function createHeatmap(canvas, hint, seek) {
       step.masked.forEach((position, j) => { if (step.revealed.includes(position)) values.push(step.confidences[j]); });
     }
     const mean = values.reduce((sum, value) => sum + value, 0) / Math.max(1, values.length);
-    return "Confidence heatmap: " + layout.columns + " answer positions across, " + layout.rows + " steps per block down. "
-      + values.length + " tokens revealed" + (values.length ? ", mean confidence " + mean.toFixed(2) : "") + ".";
+    return say("player.heat-summary", { kind: say("player.heat-" + view.kind), columns: layout.columns, rows: layout.rows,
+                                        revealed: values.length, mean: values.length ? mean.toFixed(2) : "–" });
   }
 
   function under(event) {
@@ -157,7 +186,7 @@ function createHeatmap(canvas, hint, seek) {
     const box = canvas.getBoundingClientRect();
     const position = Math.floor((event.clientX - box.left - GUTTER) / layout.columnWidth);
     const row = Math.floor((event.clientY - box.top) / layout.rowHeight);
-    for (let i = 0; i < view.have; i += 1) {
+    for (let i = view.have - 1; i >= 0; i -= 1) {
       const step = view.run.steps[i];
       const j = step.step === row ? step.masked.indexOf(position) : -1;
       if (j >= 0) return { index: i, position, step, j };
@@ -167,13 +196,15 @@ function createHeatmap(canvas, hint, seek) {
 
   canvas.addEventListener("mousemove", (event) => {
     const hit = under(event);
-    hint.textContent = hit ? "position " + hit.position + ", step " + (hit.step.step + 1) + ": "
-      + JSON.stringify(view.tokenText(hit.step.proposals[hit.j])) + " " + hit.step.confidences[hit.j].toFixed(2) : "";
+    hint.textContent = hit ? say("player.heat-hover", {
+      position: hit.position, step: hit.step.step + 1, token: JSON.stringify(tokenText(view.run, hit.step.proposals[hit.j])),
+      value: hit.step.confidences[hit.j].toFixed(2),
+    }) + (hit.step.entropies ? " · " + say("player.nats", { value: hit.step.entropies[hit.j].toFixed(2) }) : "") : "";
   });
   canvas.addEventListener("mouseleave", () => { hint.textContent = ""; });
   canvas.addEventListener("click", (event) => {
     const hit = under(event);
-    if (hit) seek(hit.index + 1);
+    if (hit) pick(hit.index + 1, hit.position);
   });
   new ResizeObserver(() => { if (view) draw(view); }).observe(canvas.parentElement);
   new MutationObserver(() => { drawn = ""; if (view) draw(view); }).observe(document.body, { attributes: true, attributeFilter: ["class"] });

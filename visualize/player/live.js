@@ -1,9 +1,18 @@
-// Glue for gr.HTML: its value brings messages, a server function brings what a hidden tab has missed.
+// Glue for gr.HTML: its value brings messages, server functions bring what a hidden tab has missed and tokens of typed text,
+// and what a visitor asks of a run goes out as an event.
 
 const base = ((window.gradio_config || {}).root || "").replace(/\/$/, "");
+const file = (run, name) => base + "/runs/" + run + "/" + name;
 const player = createDiffusionPlayer(element, {
   missing: (run, have) => server.missing_steps({ run, have }),
-  links: (run) => ({ png: base + "/runs/" + run + "/confidence.png", json: base + "/runs/" + run + "/trace.json" }),
+  tokenize: (asked) => server.tokenize(asked),
+  picture: (run, number) => file(run, "picture-" + number),
+  links: (run) => runLinks((name) => file(run, name)),
+  branch: (asked) => trigger("branch", asked),
+  observe: (asked) => trigger("observe", asked),
+  occlude: (asked) => trigger("occlude", asked),
+  pause: (asked) => trigger("pause", asked),
+  shown: (run) => trigger("shown", { run }),
 });
 player.receive(props.value);
 watch("value", () => player.receive(props.value));

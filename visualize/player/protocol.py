@@ -1,7 +1,7 @@
 """The messages a player understands: small, numbered JSON objects about one run.
 
-A live run sends `waiting` any number of times, then `header` (seq 0), its steps (seq 1, 2, ...; each with the
-vocabulary entries that are new in it, the first with the prefill time) and `done`. A player that finds a gap asks
+A live run sends `waiting` any number of times, then `header` (seq 0; of a branch with the steps that it shares), its
+steps (seq 1, 2, ...; each with the vocabulary entries that are new in it, the first with the prefill time) and `done`. A player that finds a gap asks
 for `missing`. A recorded run is one message with the whole trace. Pictures stay out of live messages: the page has
 them already.
 """
@@ -21,7 +21,9 @@ def waiting_message(run: str, before: int) -> Message:
 
 
 def header_message(run: str, trace: DenoisingTrace) -> Message:
-    """What is known before the first step."""
+    """What is known before the first step; a branch brings the steps that it shares."""
+    if trace.steps:
+        return missing_message(run, trace, 0)
     return {"run": run, "seq": 0, "header": _header(trace), "vocabulary": encode_vocabulary(_given_entries(trace))}
 
 
@@ -29,7 +31,8 @@ def step_message(run: str, trace: DenoisingTrace, vocabulary: dict[int, bytes]) 
     """The step that was recorded last; `vocabulary` holds the entries that no earlier message carried."""
     seq = len(trace.steps)
     message = {"run": run, "seq": seq, "step": trace.steps[-1].to_json(), "vocabulary": encode_vocabulary(vocabulary)}
-    return message | ({"prefill_milliseconds": trace.prefill_milliseconds} if seq == 1 else {})
+    first = 1 + (trace.parent["step"] if trace.parent else 0)
+    return message | ({"prefill_milliseconds": trace.prefill_milliseconds} if seq == first else {})
 
 
 def done_message(run: str, trace: DenoisingTrace) -> Message:
