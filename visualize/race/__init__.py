@@ -1,0 +1,16 @@
+"""The race's files as text: two recorded runs replayed on one time axis, in a live page (`gr.HTML`) or a saved one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from visualize import strings
+from visualize.theme import css_variables
+
+_HERE = Path(__file__).parent
+_CELL_TEXTS = (_HERE.parent / "player" / "text.js").read_text(encoding="utf-8")
+
+TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
+CSS = css_variables() + (_HERE / "race.css").read_text(encoding="utf-8")
+SCRIPT = "\n".join((strings.script("race"), _CELL_TEXTS, (_HERE / "race.js").read_text(encoding="utf-8")))
+LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")
