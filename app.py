@@ -18,6 +18,7 @@ from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 try:
     import spaces  # before torch, or a Space can't lend its GPU
@@ -32,19 +33,22 @@ from starlette.staticfiles import StaticFiles
 
 from dvl_core.decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
 from dvl_core.desk import RECORDS, Desk
-from dvl_core.engine import Engine, EngineError, Event, Started, Stepped, Waiting
+from dvl_core.engine import Engine, EngineError, Event, FairLock, Started, Stepped, Waiting
 from dvl_core.models.loading import load_model
+from dvl_core.race import Lane, Result, Running, run_race
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
 from dvl_core.trace import DenoisingTrace, TraceError, encode_vocabulary
-from visualize import links, player, strings
+from visualize import links, player, race, strings
 from visualize import page as look
 from visualize.heatmap import confidence_png
 from visualize.player import protocol
+from visualize.race import protocol as race_protocol
 from visualize.theme import MONO, SANS
 
 HERE = Path(__file__).parent
 BUNDLED = HERE / "assets" / "tinyvl"
+PARENT = HERE / "assets" / "tinyvl-ar"  # of the bundled model
 EXAMPLES = HERE / "assets" / "examples"
 
 # What a sentence about a setting calls it on the page.
@@ -53,7 +57,7 @@ LABELS = {
     "threshold": "Threshold", "entropy_bound": "Entropy bound", "factor": "Factor", "temperature": "Temperature",
     "seed": "Seed",
 }  # fmt: skip
-say = gr.I18n(**strings.by_language("page"))
+say = gr.I18n(**strings.by_language("page", "race"))
 
 
 # -- what a run changes on the page --
@@ -155,6 +159,8 @@ def answer(desk: Desk, image: str | None, question: str, settings: dict | None) 
 
 # -- layout --
 
+QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+
 
 @dataclass
 class View:
@@ -193,13 +199,21 @@ class Controls:
         return settings, float(data[self.delay] or 0), data[self.records] or [], data[self.template] or ""
 
 
-def build_page(desk: Desk, examples: list[dict[str, str]], gallery: list[Recording]) -> gr.Blocks:
-    """The whole page, wired to `desk`; the first of the recorded runs of `gallery` plays until somebody asks."""
+def build_page(
+    desk: Desk, examples: list[dict[str, str]], gallery: list[Recording], parent: Engine | None = None
+) -> gr.Blocks:
+    """The whole page, wired to `desk`.
+
+    `gallery`: recorded runs, the first of which plays until somebody asks; `parent`: the autoregressive model to race
+    against.
+    """
     with gr.Blocks(title="DiffusionVL", delete_cache=(3600, 86400), analytics_enabled=False) as page:
         header(desk)
         with gr.Tabs(elem_id="dvl-tabs"):
             with gr.Tab(say("page.chat"), id="chat"):
                 chat_tab(desk, page, examples, gallery)
+            with gr.Tab(say("page.race"), id="race"):
+                race_tab(desk, parent, examples)
             with gr.Tab(say("page.replay"), id="replay"):
                 replay_tab(desk, gallery)
         program_endpoint(desk)
@@ -350,8 +364,7 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
     """Recorded runs, and trace files of one's own: nothing here needs the model."""
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
-            gr.HTML(html_template=look.sentence_template("page.replay-about"), js_on_load=look.SAY_SCRIPT,
-                    apply_default_css=False)
+            sentence("page.replay-about")
             shelf = gr.HTML(
                 html_template=look.gallery_template(gallery), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False
             )
@@ -385,9 +398,115 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
     upload.change(on_file, upload, [canvas, trouble], **QUICK)
 
 
-# -- wiring --
+def question_of_ones_own(examples: list[dict[str, str]]) -> tuple[gr.MultimodalTextbox, gr.HTML]:
+    """A picture and a question, for measuring; begins with the first example. The strip of all is still to be rendered."""
+    first = {"text": examples[0]["question"], "files": [str(EXAMPLES / examples[0]["image"])]} if examples else None
+    box = gr.MultimodalTextbox(
+        first, show_label=False, placeholder=say("page.box"), file_types=["image"], file_count="single",
+        max_plain_text_length=200_000, submit_btn=False, elem_classes="dvl-ask",
+    )  # fmt: skip
+    strip = gr.HTML(
+        html_template=look.examples_template(examples), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False,
+        visible=bool(examples), render=False,
+    )  # fmt: skip
 
-QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    def on_pick(event: gr.EventData) -> dict[str, Any]:
+        example = examples[event._data["index"]]
+        return {"text": example["question"], "files": [str(EXAMPLES / example["image"])]}
+
+    strip.pick(on_pick, None, box, **QUICK)
+    return box, strip
+
+
+def asked_message(message: dict | None) -> list[dict[str, Any]]:
+    """What stands in a question box, as the engine takes it."""
+    message = message or {}
+    picture = next(iter(message.get("files") or []), None)
+    return [as_message({"role": "user", "text": (message.get("text") or "").strip(), "picture": picture})]
+
+
+def lane_controls(desk: Desk, parent: Engine | None, number: int) -> list[Any]:
+    """Who races in a lane, and how: model, block size, steps, strategy, threshold."""
+    default = desk.engine.default_settings()
+    models = [(say("page.lane-diffusion"), "diffusion")]
+    models += [(say("page.lane-parent"), "parent")] if parent is not None else []
+    with gr.Group(elem_classes="dvl-lane"):
+        who = gr.Radio(models, value=models[-1 if number else 0][1], label=say(f"page.lane-{number + 1}"))
+        with gr.Row():
+            size = gr.Number(default["block_size"], label=say("page.block_size"), precision=0, min_width=96)
+            steps = gr.Number(default["steps"], label=say("page.steps"), precision=0, min_width=96)
+        with gr.Row():
+            strategy = gr.Dropdown(
+                [(name.replace("_", " "), name) for name in STRATEGIES], value="low_confidence_dynamic",
+                label=say("page.strategy"), min_width=200,
+            )  # fmt: skip
+            threshold = gr.Slider(0, 1, 0.9, step=0.01, label=say("page.threshold"), min_width=160)
+    return [who, size, steps, strategy, threshold]
+
+
+def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) -> None:
+    """Two ways to the same answer on one clock."""
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            sentence("page.race-about")
+            box, strip = question_of_ones_own(examples)
+            with gr.Row():
+                start = gr.Button(say("race.start"), variant="primary", size="md")
+                stop = gr.Button(say("page.stop"), size="md")
+            strip.render()
+            lanes = [lane_controls(desk, parent, number) for number in range(2)]
+            with gr.Row():
+                repeats = gr.Slider(1, 15, 3, step=2, label=say("page.repeats"), info=say("page.repeats-info"))
+                length = gr.Number(
+                    desk.engine.default_settings()["max_new_tokens"], label=say("page.max_new_tokens"), precision=0
+                )
+        with gr.Column(scale=7, min_width=320):
+            track = gr.HTML(
+                None, html_template=race.TEMPLATE, js_on_load=race.LIVE_SCRIPT, apply_default_css=False,
+                elem_id="dvl-race-track",
+            )  # fmt: skip
+    current = gr.State("")
+
+    def lane(values: list[Any], tokens: int) -> Lane:
+        who, size, steps, strategy, threshold = values
+        engine = parent if who == "parent" else desk.engine
+        settings = {"block_size": size, "steps": steps, "strategy": strategy, "threshold": threshold}
+        config = engine.config(max_new_tokens=tokens, **({} if who == "parent" else settings))
+        kind = {"parent": "autoregressive", "diffusion": f"diffusion, block {size}, steps {steps}"}[who]
+        named = kind if who == "parent" or strategy == "low_confidence_static" else f"{kind}, {strategy}"
+        return Lane(named.replace("_", " "), engine, config)
+
+    def on_start(message: dict, repeats: int, length: int, *values: Any):
+        name = uuid4().hex
+        yield {current: name}
+        try:
+            both = [lane(list(values[:5]), length), lane(list(values[5:]), length)]
+            with closing(run_race(asked_message(message), both, int(repeats))) as events:
+                for event in events:
+                    yield {track: race_message(name, both, event)}
+        except (EngineError, ValueError) as error:
+            yield {track: race_protocol.failed_message(name, str(error))}
+
+    running = start.click(
+        on_start, [box, repeats, length, *lanes[0], *lanes[1]], [track, current], show_progress="hidden",
+        api_visibility="private", **shared(desk),
+    )  # fmt: skip
+    stop.click(race_protocol.stopped_message, current, track, cancels=running, **QUICK)
+
+
+def race_message(name: str, lanes: list[Lane], event: Running | Result) -> dict[str, Any]:
+    if isinstance(event, Running):
+        names = [lane.name for lane in lanes]
+        return race_protocol.progress_message(name, names, event.lane, event.run, event.runs, event.before)
+    return race_protocol.result_message(name, [(lane.name, lane.trace, lane.seconds) for lane in event.lanes])
+
+
+def sentence(key: str) -> gr.HTML:
+    """One sentence in the visitor's language."""
+    return gr.HTML(html_template=look.sentence_template(key), js_on_load=look.SAY_SCRIPT, apply_default_css=False)
+
+
+# -- wiring --
 
 
 def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Controls, examples: list[dict]) -> None:
@@ -460,7 +579,8 @@ def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[di
     def on_link(data: dict) -> str:
         turns, message = data[view.turns], data[view.box] or {}
         asked = next((turn for turn in reversed(turns) if turn["role"] == "user"), {})
-        picture = next((turn["picture"] for turn in reversed(turns) if turn.get("picture")), "") or ""
+        shown = [*(turn["picture"] for turn in turns if turn.get("picture")), *(message.get("files") or [])]
+        picture = shown[-1] if shown else ""
         settings = {name: data[control] for name, control in controls.decoding.items()}
         return links.query(message.get("text") or asked.get("text", ""), Path(picture).name, examples, settings)
 
@@ -574,24 +694,32 @@ def load_examples() -> tuple[list[dict[str, str]], list[Recording]]:
     return examples, gallery
 
 
-def make_desk(options: argparse.Namespace) -> tuple[Desk, list[dict[str, str]], list[Recording]]:
-    """Load the model. Raises ValueError with a sentence when it can't be."""
-    limits = limits_of(options)
-    model, processor = load_model(options.model, options.device, options.dtype)
-    name = Path(options.model).name if Path(options.model).is_dir() else options.model
-    engine = Engine(model, processor, limits, name, accelerate=spaces.GPU(duration=120) if spaces else None)
-    examples, gallery = load_examples()
+def make_engine(options: argparse.Namespace, source: str | Path, turn: FairLock | None = None) -> Engine:
+    """Load a model. Raises ValueError with a sentence when it can't be."""
+    model, processor = load_model(source, options.device, options.dtype)
+    name = Path(source).name if Path(source).is_dir() else str(source)
+    lent = spaces.GPU(duration=120) if spaces else None
+    return Engine(model, processor, limits_of(options), name, accelerate=lent, turn=turn)
+
+
+def make_desk(options: argparse.Namespace, gallery: list[Recording]) -> tuple[Desk, Engine | None]:
+    """Load the model, and the parent to race against where there is one."""
+    engine = make_engine(options, options.model)
+    bundled = Path(options.model).resolve() == BUNDLED
+    source = options.parent or (PARENT if bundled and PARENT.is_dir() else None)
+    parent = make_engine(options, source, engine.turn) if source else None
     sessions = Sessions()
     for recording in gallery:
         sessions.keep(recording.id, recording.trace, recording.turns[:1])
-    return Desk(engine, sessions, EXAMPLES), examples, gallery
+    return Desk(engine, sessions, EXAMPLES), parent
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(__doc__, BUNDLED, arguments)
     try:
-        desk, examples, gallery = make_desk(options)
-        serve(build_page(desk, examples, gallery), desk, options)
+        examples, gallery = load_examples()
+        desk, parent = make_desk(options, gallery)
+        serve(build_page(desk, examples, gallery, parent), desk, options)
     except (ValueError, OSError) as error:  # what can't be loaded, and a port that is taken
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -601,7 +729,7 @@ def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
     page.queue(max_size=256).launch(
         server_name=options.host, server_port=options.port, share=options.share, i18n=say,
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
-        head=f"<script>{look.LANGUAGE_HEAD}</script><style>{player.CSS}{look.PAGE_CSS}</style>",
+        head=f"<script>{look.LANGUAGE_HEAD}</script><style>{player.CSS}{race.CSS}{look.PAGE_CSS}</style>",
         js=look.NARROW_SCRIPT, footer_links=["api"],
         run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb",
         app_kwargs={"routes": routes(desk)},

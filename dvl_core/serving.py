@@ -44,6 +44,7 @@ def parse_options(description: str, model: Path, arguments: list[str] | None = N
         )
 
     option("model", model, "checkpoint folder, or repository on the Hugging Face Hub")
+    option("parent", None, "autoregressive model to race against; that of the bundled model by default")
     option("device", "auto", "auto, cpu, cuda, cuda:N, mps, or balanced over all GPUs")
     option("dtype", "auto", "auto, float32, bfloat16 or float16")
     option("host", None, "address to listen on, 0.0.0.0 for all; GRADIO_SERVER_NAME is honoured too")

@@ -110,3 +110,46 @@ def translated(tmp_path_factory, small_translation):
         return made[kind, tied]
 
     return build
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium; tests that want one are skipped where there is none."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+    from browsing import CHROMIUM
+
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on PATH (apt-get install chromium)")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def visit(browser):
+    """`visit(width=..., init=..., query=...)`: a visitor's page; what the browser complained about fails the test."""
+    from page_server import page_url
+
+    opened, complaints = [], []
+
+    def open_page(width=1440, height=900, init=None, query="", **options):
+        context = browser.new_context(viewport={"width": width, "height": height}, **options)
+        opened.append(context)
+        page = context.new_page()
+        page.set_default_timeout(15_000)
+        if init:
+            page.add_init_script(init)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on(
+            "console",
+            lambda m: complaints.append(m.text) if m.type == "error" and "Failed to load" not in m.text else None,
+        )
+        page.goto(page_url() + query)
+        page.wait_for_selector(".dvl[data-phase=recorded]")
+        return page
+
+    yield open_page
+    for context in opened:
+        context.close()
+    assert complaints == []

@@ -1,35 +1,33 @@
 """The page in a real browser, checked against the traces it shows. Skipped only where no Chromium is."""
 
 import json
-import os
 import re
-import shutil
-import urllib.request
 
 import pytest
-from page_server import ROOT, page_url
+from browsing import (
+    DRAWN,
+    PLAYER,
+    SHOWN_TEXT,
+    click_example,
+    data,
+    finish,
+    seek,
+    set_number,
+    show,
+    slow_motion,
+    trace_of,
+    wait_phase,
+)
+from page_server import ROOT
 from traces import made_up_trace
 
 from visualize.player import protocol
 from visualize.theme import LIGHT
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-if CHROMIUM is None and os.path.exists("/usr/bin/chromium"):
-    CHROMIUM = "/usr/bin/chromium"
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (apt-get install chromium)")
 
 EXAMPLES = json.loads((ROOT / "assets" / "examples" / "examples.json").read_text())
 HOSTILE = "<img src=x onerror=window.hacked=1> </script> ${window.hacked=2} {{constructor}} <b>bold</b>"
-
-# What the cells say, as people read it: the answer up to its end.
-SHOWN_TEXT = (
-    """[...document.querySelectorAll('.dvl-cell')].filter((c) => !c.dataset.after).map((c) => c.textContent).join('')"""
-)
-PLAYER = "document.querySelector('#dvl-player .dvl').parentElement.diffusionPlayer"
-DRAWN = "() => { const d = document.querySelector('.dvl').dataset; return Number(d.cursor) === Number(d.received); }"
 
 HIDDEN = """Object.defineProperty(document, 'visibilityState', {get: () => 'hidden'});
 Object.defineProperty(document, 'hidden', {get: () => true});"""
@@ -39,74 +37,6 @@ LOSE_MESSAGES = f"""() => {{
   let count = 0;
   player.receive = (message) => {{ if (message.done || count++ % 3 === 2) receive(message); }};
 }}"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture
-def visit(browser):
-    """`visit(width=..., init=...)`: a new visitor's page; what the browser complained about fails the test."""
-    opened, complaints = [], []
-
-    def open_page(width=1440, height=900, init=None, **options):
-        context = browser.new_context(viewport={"width": width, "height": height}, **options)
-        opened.append(context)
-        page = context.new_page()
-        page.set_default_timeout(15_000)
-        if init:
-            page.add_init_script(init)
-        page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on(
-            "console",
-            lambda m: complaints.append(m.text) if m.type == "error" and "Failed to load" not in m.text else None,
-        )
-        page.goto(page_url())
-        page.wait_for_selector(".dvl[data-phase=recorded]")
-        return page
-
-    yield open_page
-    for context in opened:
-        context.close()
-    assert complaints == []
-
-
-def data(page) -> dict:
-    return page.evaluate("({...document.querySelector('.dvl').dataset})")
-
-
-def wait_phase(page, phase: str, timeout=20_000):
-    page.wait_for_function(f"document.querySelector('.dvl').dataset.phase === '{phase}'", timeout=timeout)
-
-
-def set_number(page, label: str, value):
-    field = page.get_by_role("spinbutton", name=label, exact=True)
-    field.fill(str(value))
-    field.press("Tab")
-
-
-def slow_motion(page, seconds):
-    page.get_by_label("number input for Slow motion").fill(str(seconds))
-    page.get_by_label("number input for Slow motion").press("Tab")
-
-
-def click_example(page, index=0):
-    page.locator(".dvl-strip button").nth(index).click()
-
-
-def finish(page):
-    wait_phase(page, "finished")
-    page.wait_for_function(DRAWN)
-
-
-def trace_of(page) -> dict:
-    with urllib.request.urlopen(f"{page_url()}runs/{data(page)['run']}/trace.json") as answer:
-        return json.loads(answer.read())
 
 
 # -- the empty page --
@@ -279,17 +209,6 @@ def test_hostile_text_is_shown_as_text(visit):
 
 
 # -- the player alone --
-
-
-def seek(page, step: int):
-    page.evaluate(f"{PLAYER}.pause(); {PLAYER}.seek({step})")
-    page.wait_for_selector(f".dvl[data-cursor='{step}']")
-
-
-def show(page, message: dict):
-    """Give the player a message and wait until it has been drawn, which happens once per animation frame."""
-    drawn = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
-    page.evaluate(f"(m) => {{ {PLAYER}.receive(m); return {drawn}; }}", message)
 
 
 def test_characters_spread_over_tokens_and_line_breaks_show_properly(visit):

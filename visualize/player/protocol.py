@@ -1,9 +1,9 @@
 """The messages a player understands: small, numbered JSON objects about one run.
 
 A live run sends `waiting` any number of times, then `header` (seq 0; of a branch with the steps that it shares), its
-steps (seq 1, 2, ...; each with the vocabulary entries that are new in it, the first with the prefill time) and `done`. A player that finds a gap asks
-for `missing`. A recorded run is one message with the whole trace. Pictures stay out of live messages: the page has
-them already.
+steps (seq 1, 2, ...; each with the vocabulary entries that are new in it, the first with the prefill time) and `done`.
+A player that finds a gap asks for `missing`. A recorded run is one message with the whole trace. Pictures stay out of
+live messages: the page has them already.
 """
 
 from __future__ import annotations
