@@ -26,6 +26,7 @@ except ImportError:
     spaces = None
 
 import gradio as gr
+from starlette.middleware import Middleware
 from starlette.requests import Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Mount, Route
@@ -42,6 +43,7 @@ from dvl_core.trace import DenoisingTrace, TraceError, encode_vocabulary
 from visualize import links, player, race, strings
 from visualize import page as look
 from visualize.heatmap import confidence_png
+from visualize.language import TOGGLE, LanguageFirst
 from visualize.player import protocol
 from visualize.race import protocol as race_protocol
 from visualize.theme import MONO, SANS
@@ -225,7 +227,7 @@ def header(desk: Desk) -> None:
     with gr.Row(elem_id="dvl-top"):
         gr.HTML(html_template=look.header_template(about), js_on_load=look.HEADER_SCRIPT, apply_default_css=False)
         language = gr.Button("English · 中文", elem_id="dvl-language", size="sm", scale=0)
-        language.click(None, js=look.LANGUAGE_SCRIPT)
+        language.click(None, js=TOGGLE)
         dark = gr.Button("◐", elem_id="dvl-dark", size="sm", scale=0)
         dark.click(None, js="() => { document.body.classList.toggle('dark'); }")
 
@@ -399,7 +401,7 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
 
 
 def question_of_ones_own(examples: list[dict[str, str]]) -> tuple[gr.MultimodalTextbox, gr.HTML]:
-    """A picture and a question, for measuring; begins with the first example. The strip of all is still to be rendered."""
+    """A picture and a question, for measuring, and the strip of all examples, which is still to be rendered."""
     first = {"text": examples[0]["question"], "files": [str(EXAMPLES / examples[0]["image"])]} if examples else None
     box = gr.MultimodalTextbox(
         first, show_label=False, placeholder=say("page.box"), file_types=["image"], file_count="single",
@@ -729,10 +731,10 @@ def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
     page.queue(max_size=256).launch(
         server_name=options.host, server_port=options.port, share=options.share, i18n=say,
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
-        head=f"<script>{look.LANGUAGE_HEAD}</script><style>{player.CSS}{race.CSS}{look.PAGE_CSS}</style>",
+        head=f"<style>{player.CSS}{race.CSS}{look.PAGE_CSS}</style>",
         js=look.NARROW_SCRIPT, footer_links=["api"],
         run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb",
-        app_kwargs={"routes": routes(desk)},
+        app_kwargs={"routes": routes(desk), "middleware": [Middleware(LanguageFirst)]},
     )  # fmt: skip
 
 

@@ -9,20 +9,6 @@ from typing import Any
 from visualize import strings
 from visualize.theme import DARK, LIGHT, Palette
 
-# Gradio follows the browser's language when it starts: one that a visitor chose has to be the browser's before that.
-LANGUAGE_HEAD = """try {
-  const chosen = localStorage.getItem("dvl-language");
-  const name = chosen === "zh" ? "zh-CN" : "en";
-  if (chosen) {
-    Object.defineProperty(navigator, "language", { get: () => name });
-    Object.defineProperty(navigator, "languages", { get: () => [name] });
-  }
-} catch (error) { /* storage may be switched off */ }
-document.documentElement.lang = navigator.language.startsWith("zh") ? "zh" : "en";"""
-LANGUAGE_SCRIPT = """() => {
-  localStorage.setItem("dvl-language", document.documentElement.lang === "zh" ? "en" : "zh");
-  location.reload();
-}"""
 SAY_SCRIPT = strings.script("page") + "\nsayAll(element);"
 HEADER_SCRIPT = SAY_SCRIPT
 LINK_SCRIPT = """(query) => {
