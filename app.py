@@ -35,15 +35,20 @@ from starlette.staticfiles import StaticFiles
 from dvl_core.decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
 from dvl_core.desk import RECORDS, Desk
 from dvl_core.engine import Engine, EngineError, Event, FairLock, Started, Stepped, Waiting
+from dvl_core.explore import event_json, sweep
+from dvl_core.lessons import lesson_data
 from dvl_core.models.loading import load_model
 from dvl_core.race import Lane, Result, Running, run_race
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
 from dvl_core.trace import DenoisingTrace, TraceError, encode_vocabulary
-from visualize import links, player, race, strings
+from visualize import explore, lessons, links, player, race, strings
 from visualize import page as look
-from visualize.heatmap import confidence_png
+from visualize.explore import protocol as explore_protocol
+from visualize.export import FORMATS, format_of
+from visualize.heatmap import CannotDraw
 from visualize.language import TOGGLE, LanguageFirst
+from visualize.lessons.protocol import lesson_message
 from visualize.player import protocol
 from visualize.race import protocol as race_protocol
 from visualize.theme import MONO, SANS
@@ -216,8 +221,13 @@ def build_page(
                 chat_tab(desk, page, examples, gallery)
             with gr.Tab(say("page.race"), id="race"):
                 race_tab(desk, parent, examples)
+            with gr.Tab(say("page.explore"), id="explore"):
+                explore_tab(desk, examples)
             with gr.Tab(say("page.replay"), id="replay"):
                 replay_tab(desk, gallery)
+            if gallery:
+                with gr.Tab(say("page.lessons"), id="lessons"):
+                    lessons_tab(gallery[0])
         program_endpoint(desk)
     return page
 
@@ -503,6 +513,73 @@ def race_message(name: str, lanes: list[Lane], event: Running | Result) -> dict[
     return race_protocol.result_message(name, [(lane.name, lane.trace, lane.seconds) for lane in event.lanes])
 
 
+def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
+    """One question under many settings."""
+    size = desk.engine.trained_block_size
+    sizes = sorted({1, 4, size, 2 * size})
+    with gr.Row():
+        with gr.Column(scale=5, min_width=320):
+            sentence("page.explore-about")
+            box, strip = question_of_ones_own(examples)
+            with gr.Row():
+                start = gr.Button(say("page.explore-start"), variant="primary", size="md")
+                stop = gr.Button(say("page.stop"), size="md")
+            trouble = notice()
+            strip.render()
+            block_sizes = gr.CheckboxGroup(sizes, value=[size], label=say("page.block_size"))
+            steps = gr.CheckboxGroup(
+                sorted({1, 2, 4, size}), value=sorted({1, 2, 4, size}), label=say("page.steps")
+            )
+            strategies = gr.CheckboxGroup(
+                [(name.replace("_", " "), name) for name in STRATEGIES],
+                value=["low_confidence_static", "low_confidence_dynamic"], label=say("page.strategy"),
+            )  # fmt: skip
+            with gr.Row():
+                repeats = gr.Slider(1, 5, 3, step=1, label=say("page.runs-per-setting"), info=say("page.repeats-info"))
+                length = gr.Number(
+                    desk.engine.default_settings()["max_new_tokens"], label=say("page.max_new_tokens"), precision=0
+                )
+        with gr.Column(scale=7, min_width=320):
+            chart = gr.HTML(
+                None, html_template=explore.TEMPLATE, js_on_load=explore.LIVE_SCRIPT, apply_default_css=False,
+                elem_id="dvl-explore-chart",
+            )  # fmt: skip
+    last = gr.State(None)
+
+    def on_start(message: dict, block_sizes: list, steps: list, strategies: list, repeats: int, length: int):
+        shown = None
+        try:
+            config = desk.engine.config(max_new_tokens=length)
+            swept = sweep(desk.engine, asked_message(message), config, block_sizes, steps, strategies, int(repeats))
+            with closing(swept) as events:
+                for shown in explore_protocol.messages(uuid4().hex, map(event_json, events)):
+                    yield {chart: shown, last: shown, trouble: ""}
+        except EngineError as error:
+            if shown is None:
+                yield {trouble: str(error)}
+            else:
+                yield {chart: explore_protocol.ended(shown, "failed", str(error))}
+
+    def on_stop(shown: dict | None):
+        over = shown is None or shown["phase"] != "running"
+        return gr.skip() if over else explore_protocol.ended(shown, "stopped")
+
+    running = start.click(
+        on_start, [box, block_sizes, steps, strategies, repeats, length], [chart, last, trouble],
+        show_progress="hidden", api_visibility="private", **shared(desk),
+    )  # fmt: skip
+    stop.click(on_stop, last, chart, cancels=running, **QUICK)
+
+
+def lessons_tab(recorded: Recording) -> None:
+    """How it works, drawn from a recorded run."""
+    message = lesson_message(recorded.trace, lesson_data(recorded.trace))
+    gr.HTML(
+        message, html_template=lessons.TEMPLATE, js_on_load=lessons.LIVE_SCRIPT, apply_default_css=False,
+        elem_id="dvl-how",
+    )  # fmt: skip
+
+
 def sentence(key: str) -> gr.HTML:
     """One sentence in the visitor's language."""
     return gr.HTML(html_template=look.sentence_template(key), js_on_load=look.SAY_SCRIPT, apply_default_css=False)
@@ -652,11 +729,13 @@ def downloaded(trace: DenoisingTrace, file: str, mode: str) -> Response:
         return Response(base64.b64decode(found.split(",", 1)[1]), media_type="image/jpeg")
     if trace.finish_reason is None:
         return PlainTextResponse("This run has not finished.", status_code=404)
-    if file == "trace.json":
-        return Response(json.dumps(trace.to_json(), ensure_ascii=False), media_type="application/json")
-    if file == "confidence.png":
-        return Response(confidence_png(trace, mode), media_type="image/png")
-    return PlainTextResponse("There is trace.json and confidence.png.", status_code=404)
+    kind = format_of(file)
+    if kind is None:
+        return PlainTextResponse(f"There is no such file; the endings are {', '.join(FORMATS)}.", status_code=404)
+    try:
+        return Response(kind.make(trace, mode), media_type=kind.media_type)
+    except CannotDraw as error:
+        return PlainTextResponse(str(error), status_code=422)
 
 
 # -- command line --
@@ -731,7 +810,7 @@ def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
     page.queue(max_size=256).launch(
         server_name=options.host, server_port=options.port, share=options.share, i18n=say,
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
-        head=f"<style>{player.CSS}{race.CSS}{look.PAGE_CSS}</style>",
+        head=f"<style>{player.CSS}{race.CSS}{explore.CSS}{lessons.CSS}{look.PAGE_CSS}</style>",
         js=look.NARROW_SCRIPT, footer_links=["api"],
         run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb",
         app_kwargs={"routes": routes(desk), "middleware": [Middleware(LanguageFirst)]},

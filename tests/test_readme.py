@@ -31,10 +31,13 @@ def test_its_commands_and_files_exist():
     for file in set(re.findall(r"\]\((assets/[^)]+)\)|`(dvl_core/\w+/[\w.]+|assets/[\w./-]+)`", README)):
         assert (ROOT / "".join(file)).exists(), file
     tree = README.split("```\napp.py")[1].split("```")[0]
+    folder = ""
     for line in ("app.py" + tree).splitlines():
-        name = line.split()[0]
-        where = ROOT / ("dvl_core/" if line.startswith("  ") else "") / name
-        assert where.exists(), name
+        names = re.match(r"\s*[\w.]+/?(, [\w.]+/?)*", line).group().split(",")
+        folder = names[0] if not line.startswith("  ") else folder
+        for name in names:
+            where = ROOT / (folder if line.startswith("  ") else "") / name.strip()
+            assert where.exists(), where
 
 
 @pytest.mark.parametrize("command", ["app.py", "-m dvl_core.generate", "-m dvl_core.evaluate"])
