@@ -199,11 +199,13 @@ def test_the_figure_says_what_it_shows(mode):
     trace.model["name"] = "a $model$ name"
     figure = confidence_figure(trace, mode)
     axes, bar = figure.axes
-    assert axes.get_title(loc="left").startswith("a $model$ name")
+    question, about = axes.get_title(loc="left").split("\n")
+    assert question == "What is in the picture?" and about.startswith("a $model$ name")
     assert "position" in axes.get_xlabel() and "step" in axes.get_ylabel() and bar.get_ylabel() == "confidence"
     assert len(axes.lines) == len({s.block for s in trace.steps}) - 1  # one dotted line per block boundary
-    image = axes.images[0]
-    assert image.get_clim() == (0, 1)
+    (cells,) = [drawn for drawn in axes.collections if drawn.get_array() is not None]
+    assert cells.get_clim() == (0, 1)
+    assert sorted(cells.get_array()) == sorted(value for step in trace.steps for value in step.confidences)
 
 
 @pytest.mark.parametrize("mode", ["light", "dark"])
