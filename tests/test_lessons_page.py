@@ -1,8 +1,6 @@
 """The teaching page in a real browser, checked against the trace and the training code. Skipped without Chromium."""
 
 import json
-import os
-import shutil
 
 import pytest
 from test_lessons import aligned_trace, autoregressive_trace, matrix
@@ -16,27 +14,11 @@ from visualize.lessons.passes import forward_passes
 from visualize.lessons.protocol import lesson_message
 from visualize.lessons.tour import tour_stops
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-if CHROMIUM is None and os.path.exists("/usr/bin/chromium"):
-    CHROMIUM = "/usr/bin/chromium"
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (apt-get install chromium)")
-
 HOSTILE = ["<img src=x onerror=window.hacked=1>", " </script>", " ${window.hacked=2}", " {{x}}", "\n<b>b</b>"]
 PIXEL = "data:image/gif;base64,R0lGODlhAQABAIAAAAAAAP///yH5BAEAAAAALAAAAAABAAEAAAIBRAA7"
 HIDDEN = (
     "(n) => [...n.querySelectorAll('[data-state=masked][data-position]')].map((c) => Number(c.dataset.position))"
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,5 @@
 """The race in a real browser, checked against the traces it replays. Skipped only where no Chromium is."""
 
-import os
-import shutil
 from itertools import accumulate
 
 import pytest
@@ -10,14 +8,6 @@ from traces import PIECES, made_up_trace
 
 from visualize import race
 from visualize.race import protocol
-
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-if CHROMIUM is None and os.path.exists("/usr/bin/chromium"):
-    CHROMIUM = "/usr/bin/chromium"
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no Chromium on PATH (apt-get install chromium)")
 
 PAGE = f"""<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width">
 <style>body {{ margin: 12px; }} {race.CSS}</style><div id="host">{race.TEMPLATE}</div><script>{race.SCRIPT}
@@ -38,14 +28,6 @@ LANES = """() => [...document.querySelectorAll(".dvl-race-lane")].map((lane) => 
            differing: [...lane.querySelectorAll("mark")].map((m) => m.textContent),
            counters: Object.fromEntries(counters.map((name) => [name, slot(name)])) };
 })"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
