@@ -10,8 +10,6 @@ variable, named after each option below, which is how a Space is set up.
 from __future__ import annotations
 
 import argparse
-import base64
-import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -28,7 +26,7 @@ except ImportError:
 import gradio as gr
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -41,12 +39,12 @@ from dvl_core.models.loading import load_model
 from dvl_core.race import Lane, Result, Running, run_race
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
-from dvl_core.trace import DenoisingTrace, TraceError, encode_vocabulary
+from dvl_core.trace import TraceError, encode_vocabulary
 from visualize import explore, lessons, links, player, race, strings
 from visualize import page as look
+from visualize.downloads import download
 from visualize.explore import protocol as explore_protocol
-from visualize.export import FORMATS, format_of
-from visualize.heatmap import CannotDraw
+from visualize.gallery import Recording, read_gallery
 from visualize.language import TOGGLE, LanguageFirst
 from visualize.lessons.protocol import lesson_message
 from visualize.player import protocol
@@ -164,7 +162,7 @@ def answer(desk: Desk, image: str | None, question: str, settings: dict | None) 
     return trace.text, trace.to_json()
 
 
-# -- layout --
+# -- layout: the page, and the chat tab --
 
 QUICK = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
@@ -370,6 +368,9 @@ def strategy_info(name: str) -> str:
 def notice() -> gr.HTML:
     """A place for one sentence; its text is set as text, never as markup."""
     return gr.HTML("", html_template=look.NOTICE_TEMPLATE, js_on_load=look.NOTICE_SCRIPT, apply_default_css=False)
+
+
+# -- layout: the other tabs --
 
 
 def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
@@ -585,7 +586,7 @@ def sentence(key: str) -> gr.HTML:
     return gr.HTML(html_template=look.sentence_template(key), js_on_load=look.SAY_SCRIPT, apply_default_css=False)
 
 
-# -- wiring --
+# -- wiring: the chat tab, links, programs, files --
 
 
 def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Controls, examples: list[dict]) -> None:
@@ -705,74 +706,20 @@ def routes(desk: Desk) -> list[Route | Mount]:
     def health(_: Request) -> Response:
         return JSONResponse({"status": "ok", **desk.engine.describe()})
 
-    def download(request: Request) -> Response:
-        trace = desk.sessions.trace(request.path_params["run"])
-        if trace is None:
-            return PlainTextResponse("This run is not kept any more.", status_code=404)
+    def fetch(request: Request) -> Response:
         mode = "dark" if request.query_params.get("mode") == "dark" else "light"
-        return downloaded(trace, request.path_params["file"], mode)
+        trace = desk.sessions.trace(request.path_params["run"])
+        status, media_type, body = download(trace, request.path_params["file"], mode)
+        return Response(body, status, media_type=media_type)
 
     return [
         Route("/health", health),
-        Route("/runs/{run}/{file}", download),
+        Route("/runs/{run}/{file}", fetch),
         Mount("/examples", StaticFiles(directory=EXAMPLES, check_dir=False)),
     ]
 
 
-def downloaded(trace: DenoisingTrace, file: str, mode: str) -> Response:
-    """A file made of a trace: a picture of the conversation at any time, the rest once the run is over."""
-    if file.startswith("picture-"):
-        number = file.removeprefix("picture-")
-        found = number.isdigit() and int(number) < len(trace.images) and trace.images[int(number)].data
-        if not found:
-            return PlainTextResponse("There is no such picture.", status_code=404)
-        return Response(base64.b64decode(found.split(",", 1)[1]), media_type="image/jpeg")
-    if trace.finish_reason is None:
-        return PlainTextResponse("This run has not finished.", status_code=404)
-    kind = format_of(file)
-    if kind is None:
-        return PlainTextResponse(f"There is no such file; the endings are {', '.join(FORMATS)}.", status_code=404)
-    try:
-        return Response(kind.make(trace, mode), media_type=kind.media_type)
-    except CannotDraw as error:
-        return PlainTextResponse(str(error), status_code=422)
-
-
 # -- command line --
-
-
-@dataclass(frozen=True)
-class Recording:
-    """A recorded run of the gallery, and the conversation it answers; its picture is that of an example."""
-
-    id: str
-    trace: DenoisingTrace
-    turns: list[dict]
-    image: str
-
-    @property
-    def question(self) -> str:
-        return self.trace.prompt["messages"][-1]["text"]
-
-
-def load_examples() -> tuple[list[dict[str, str]], list[Recording]]:
-    """The example questions and the recorded runs; either may be absent.
-
-    The runs were recorded with `python -m dvl_core.generate --trace`; `assets/examples/recorded/README.md` says how.
-    """
-    listed = EXAMPLES / "examples.json"
-    examples = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
-    gallery = []
-    for file in sorted((EXAMPLES / "recorded").glob("*.json")):
-        trace = DenoisingTrace.load(file)
-        question = trace.prompt["messages"][-1]["text"]
-        image = next((example["image"] for example in examples if example["question"] == question), "")
-        picture = str(EXAMPLES / image) if image else None
-        asked = {"role": "user", "text": question, "picture": picture, "shown": picture}
-        gallery.append(
-            Recording(f"recorded-{file.stem}", trace, [asked, {"role": "assistant", "text": trace.text}], image)
-        )
-    return examples, gallery
 
 
 def make_engine(options: argparse.Namespace, source: str | Path, turn: FairLock | None = None) -> Engine:
@@ -798,7 +745,7 @@ def make_desk(options: argparse.Namespace, gallery: list[Recording]) -> tuple[De
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(__doc__, BUNDLED, arguments)
     try:
-        examples, gallery = load_examples()
+        examples, gallery = read_gallery(EXAMPLES)
         desk, parent = make_desk(options, gallery)
         serve(build_page(desk, examples, gallery, parent), desk, options)
     except (ValueError, OSError) as error:  # what can't be loaded, and a port that is taken

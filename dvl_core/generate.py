@@ -58,6 +58,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
     parser.add_argument("--trace", type=Path, help="write the run, step by step, to this JSON file")
     parser.add_argument("--candidates", type=int, default=0, help="candidates per token to keep in the trace")
+    parser.add_argument("--entropy", action="store_true", help="keep the entropy of every proposal in the trace")
+    parser.add_argument("--attention", type=int, nargs="+", default=[], metavar="LAYER",
+                        help="decoder layers whose attention to the pictures to keep; -1 is the last")
     parser.add_argument("--json", action="store_true", help="print text, ids, forwards, tokens_per_forward, seconds")
     add_decoding_arguments(parser)
     return parser.parse_args(argv)
@@ -70,7 +73,7 @@ def main(argv: list[str] | None = None) -> int:
         logging.disable_progress_bar()
     try:
         decoding_config(arguments, trained_block_size=8)  # refuse bad settings before a large model loads
-        observe = Observe(candidates=arguments.candidates)
+        observe = Observe(arguments.candidates, arguments.entropy, tuple(arguments.attention))
         model, processor = load_model(arguments.model, arguments.device, arguments.dtype)
         limits = Limits(max_new_tokens=MAX_NEW_TOKENS, max_block_size=MAX_BLOCK_SIZE)
         engine = Engine(model, processor, limits, name=Path(arguments.model).name)

@@ -8,7 +8,7 @@ from gradio_client import Client, handle_file
 from page_server import ROOT, page_url
 from traces import made_up_trace
 
-import app
+from visualize.gallery import read_gallery
 from visualize.player import protocol
 
 EXAMPLES = json.loads((ROOT / "assets" / "examples" / "examples.json").read_text())
@@ -74,7 +74,7 @@ def test_a_sweep_fills_chart_and_table(visit):
 def test_the_lessons_are_drawn_from_the_recorded_run(visit):
     page = visit()
     open_tab(page, "How it works")
-    _, gallery = app.load_examples()
+    _, gallery = read_gallery(ROOT / "assets" / "examples")
     page.locator("#dvl-how .dvl-lessons:not([data-phase=empty])").wait_for()
     assert page.locator("#dvl-how [data-slot=question]").text_content() == gallery[0].question
     assert page.locator("#dvl-how [data-slot=answer]").first.text_content().strip() == gallery[0].trace.text
