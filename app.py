@@ -32,7 +32,7 @@ from starlette.staticfiles import StaticFiles
 
 from dvl_core.decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
 from dvl_core.desk import RECORDS, Desk
-from dvl_core.engine import Engine, EngineError, Event, FairLock, Started, Stepped, Waiting
+from dvl_core.engine import Engine, EngineError, Event, Started, Stepped, Waiting
 from dvl_core.explore import event_json, sweep
 from dvl_core.lessons import lesson_data
 from dvl_core.models.loading import load_model
@@ -40,10 +40,12 @@ from dvl_core.race import Lane, Result, Running, run_race
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
 from dvl_core.trace import TraceError, encode_vocabulary
+from dvl_core.turns import FairLock
 from visualize import explore, lessons, links, player, race, strings
 from visualize import page as look
 from visualize.downloads import download
 from visualize.explore import protocol as explore_protocol
+from visualize.export import load
 from visualize.gallery import Recording, read_gallery
 from visualize.language import TOGGLE, LanguageFirst
 from visualize.lessons.protocol import lesson_message
@@ -381,7 +383,9 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
             shelf = gr.HTML(
                 html_template=look.gallery_template(gallery), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False
             )
-            upload = gr.File(label=say("page.trace-file"), file_types=[".json"], elem_id="dvl-trace-file", height=140)
+            upload = gr.File(
+                label=say("page.trace-file"), file_types=[".json", ".html"], height=140, elem_id="dvl-trace-file"
+            )
             trouble = notice()
         with gr.Column(scale=7, min_width=320):
             first = protocol.trace_message(gallery[0].id, gallery[0].trace) if gallery else None
@@ -402,7 +406,7 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
         if path is None:
             return gr.skip(), ""
         try:
-            run = desk.open_trace(path)
+            run = desk.sessions.add(load(path))
         except TraceError as error:
             return gr.skip(), str(error)
         return protocol.trace_message(run.id, run.trace), ""

@@ -4,6 +4,7 @@ picture. Each is a run of its own, handed out event by event; who shows the even
 
 from __future__ import annotations
 
+import secrets
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -35,6 +36,7 @@ class Desk:
 
     def __init__(self, engine: Engine, sessions: Sessions, own_pictures: Path | None = None):
         self.engine, self.sessions, self.own_pictures = engine, sessions, own_pictures
+        self._painted = tempfile.TemporaryDirectory(prefix="dvl-")  # pictures with a part painted over; gone at the end
 
     def ask(
         self,
@@ -59,7 +61,7 @@ class Desk:
         config = self.engine.config(**settings)
         asked = [*turns, {**question, "shown": self._shown(question.get("picture"))}]
         canvas = self._template(template) if template.strip() else None
-        run = self.sessions.open(visitor, asked)
+        run = self.sessions.open(visitor, asked, canvas)
         observe = self._observe(records)
         yield from _events(run, self.engine.stream(_messages(asked), config, observe, canvas))
 
@@ -82,9 +84,10 @@ class Desk:
         size = self.engine.model.get_input_embeddings().weight.shape[0]
         if any(token is not None and not 0 <= token < size for token in wanted.values()):
             raise EngineError(f"A token's id lies between 0 and {size - 1}.")
-        run = self.sessions.open(visitor, left.asked)
+        run = self.sessions.open(visitor, left.asked, left.canvas)
+        observe = self._observe(records)
         events = self.engine.branch(
-            _messages(left.asked), left.trace, origin, step, wanted, config, self._observe(records)
+            _messages(left.asked), left.trace, origin, step, wanted, config, observe, left.canvas
         )
         yield from _events(run, events)
 
@@ -96,9 +99,7 @@ class Desk:
             own = [change[1:] for change in left.trace.changes if change[0] == parent["step"]]
             yield from self.branch(visitor, parent["run"], parent["step"], own, left.trace.settings, RECORDS)
             return
-        config = self.engine.config(**left.trace.settings)
-        run = self.sessions.open(visitor, left.asked)
-        yield from _events(run, self.engine.stream(_messages(left.asked), config, self._observe(RECORDS)))
+        yield from self._again(visitor, left, left.asked, RECORDS, left.trace.prompt.get("occluded"))
 
     def occlude(self, visitor: str, origin: str, region: Sequence[float]) -> Iterator[tuple[Run, Event]]:
         """The run `origin` once more, same settings and seed, with a part of its last picture painted over.
@@ -114,18 +115,23 @@ class Desk:
             picture = occlude(open_image(left.asked[place]["picture"], self.engine.processor.image_limits), region)
         except (ImageError, ValueError, TypeError) as error:
             raise EngineError(str(error), "picture") from error
-        with tempfile.NamedTemporaryFile(suffix=".png", delete=False) as file:
-            picture.save(file, format="PNG")
+        file = f"{self._painted.name}/{secrets.token_urlsafe(12)}.png"
+        picture.save(file)
         asked = [dict(turn) for turn in left.asked]
-        asked[place] |= {"picture": file.name, "shown": file.name}
-        run = self.sessions.open(visitor, asked)
-        records = _recorded(left.trace)
-        events = self.engine.stream(
-            _messages(asked), self.engine.config(**left.trace.settings), self._observe(records)
-        )
+        asked[place] |= {"picture": file, "shown": file}
+        share = [round(float(edge), 4) for edge in region]
+        yield from self._again(visitor, left, asked, _recorded(left.trace), share)
+
+    def _again(
+        self, visitor: str, left: Run, asked: list[dict[str, Any]], records: Sequence[str], occluded: list[float] | None
+    ) -> Iterator[tuple[Run, Event]]:
+        """The run `left` once more: same settings, seed and template; `occluded` is noted in its trace."""
+        config = self.engine.config(**left.trace.settings)
+        run = self.sessions.open(visitor, asked, left.canvas)
+        events = self.engine.stream(_messages(asked), config, self._observe(records), left.canvas)
         for opened, event in _events(run, events):
-            if isinstance(event, Started):
-                event.trace.prompt["occluded"] = [round(float(share), 4) for share in region]
+            if isinstance(event, Started) and occluded:
+                event.trace.prompt["occluded"] = occluded
             yield opened, event
 
     def tokenize(self, text: str) -> list[tuple[int, bytes]]:
@@ -133,10 +139,6 @@ class Desk:
         tokenizer = self.engine.processor.tokenizer
         ids = SafeEncoder(tokenizer).encode_text(str(text)[:_TYPED])
         return [(token, token_bytes(tokenizer, token)) for token in ids]
-
-    def open_trace(self, path: str) -> Run:
-        """A trace file, kept like a run. Raises `TraceError` when it is not one."""
-        return self.sessions.add(DenoisingTrace.load(path))
 
     def _kept(self, run: str) -> Run:
         kept = self.sessions.run(run)

@@ -11,8 +11,6 @@ import base64
 import hashlib
 import io
 import logging
-import threading
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
@@ -25,6 +23,7 @@ from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
 from .processing import ConversationError, ImageError, ImageLimits, open_image
 from .recorder import TraceRecorder
 from .trace import DenoisingTrace, TraceImage, TraceStep
+from .turns import FairLock, Line, LineFull
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT = 0.25  # seconds between looks at the line, so that a waiting run can be closed
@@ -213,7 +212,10 @@ class Engine:
         if canvas is not None and not self.model.config.enable_bd3lm:
             raise EngineError("An autoregressive model writes from left to right: it can't go on from masks.", "model")
         messages, inputs = self._prepare(messages, config)
-        ticket = self._line.join()
+        try:
+            ticket = self._line.join()
+        except LineFull as error:
+            raise EngineError(str(error), "queue") from error
         try:
             while before := self._line.wait(ticket, _HEARTBEAT):
                 yield Waiting(before)
@@ -263,6 +265,7 @@ class Engine:
         changes: Mapping[int, int | None],
         config: DecodingConfig,
         observe: Observe | None = None,
+        template: Canvas | None = None,
     ) -> Iterator[Event]:
         """Go on with a recorded run after `step` of its steps, changed by a person or not.
 
@@ -273,6 +276,7 @@ class Engine:
             changes: position -> id, or None to mask it again.
             config: from there on. With the run's own settings and no change the rest comes out exactly the same.
             observe: what else to record.
+            template: what the run began with, if it filled in a template; its rules for holes go on.
 
         Raises:
             EngineError: about "settings", where the step or a change lies outside the run.
@@ -286,6 +290,8 @@ class Engine:
             raise EngineError(str(error), "settings") from error
         if not same_blocks:  # another size numbers its blocks anew, so each begins its own schedule
             canvas = replace(canvas, resume=(0, 0))
+        if template is not None:
+            canvas = replace(canvas, template=template.template, fills=template.fills)
         yield from self.stream(messages, config, observe, canvas, begun)
 
     def _run(self, messages, inputs, config: DecodingConfig, observe, canvas, begun) -> Iterator[Event]:
@@ -341,64 +347,6 @@ class Engine:
         on_device = {name: value.to(device) for name, value in inputs.items()}
         for step in self.model.steps(on_device, config, observe, canvas):
             yield _on_cpu(step)
-
-
-class FairLock:
-    """A lock that is handed on in the order it was asked for; a generator that holds it may take it again."""
-
-    def __init__(self) -> None:
-        self._asking: deque[list[int]] = deque()  # [thread, how often it holds the lock]
-        self._changed = threading.Condition()
-
-    def __enter__(self) -> None:
-        me = [threading.get_ident(), 1]
-        with self._changed:
-            if self._asking and self._asking[0][0] == me[0]:
-                self._asking[0][1] += 1
-                return
-            self._asking.append(me)
-            self._changed.wait_for(lambda: self._asking[0] is me)
-
-    def __exit__(self, *_: Any) -> None:
-        with self._changed:
-            self._asking[0][1] -= 1
-            if not self._asking[0][1]:
-                self._asking.popleft()
-                self._changed.notify_all()
-
-
-class Line:
-    """Who is here: the first `open_runs` are being served, up to `waiting_runs` wait behind them."""
-
-    def __init__(self, open_runs: int, waiting_runs: int):
-        self.open_runs, self.waiting_runs = open_runs, waiting_runs
-        self._tickets: list[object] = []
-        self._changed = threading.Condition()
-
-    def __len__(self) -> int:
-        return len(self._tickets)
-
-    def join(self) -> object:
-        """A ticket at the end of the line. Raises `EngineError` when the line is full."""
-        ticket = object()
-        with self._changed:
-            if len(self._tickets) >= self.open_runs + self.waiting_runs:
-                raise EngineError(
-                    f"{len(self._tickets)} runs are being served or waiting already: try again in a moment.", "queue"
-                )
-            self._tickets.append(ticket)
-        return ticket
-
-    def wait(self, ticket: object, seconds: float) -> int:
-        """How many tickets must leave before this one is served, after waiting up to `seconds`; 0 = served now."""
-        with self._changed:
-            self._changed.wait_for(lambda: self._tickets.index(ticket) < self.open_runs, timeout=seconds)
-            return max(0, self._tickets.index(ticket) - self.open_runs + 1)
-
-    def leave(self, ticket: object) -> None:
-        with self._changed:
-            self._tickets.remove(ticket)
-            self._changed.notify_all()
 
 
 def picture_records(

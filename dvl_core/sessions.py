@@ -11,6 +11,7 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import Any
 
+from .decoding import Canvas
 from .engine import Engine, EngineError
 from .processing import ImageError, open_image
 from .trace import DenoisingTrace
@@ -20,11 +21,20 @@ SHOWN_SIDE = 1024  # longest side of a picture as the page shows it, in pixels
 
 @dataclass
 class Run:
-    """One run: its id, the turns it answers, its growing trace once it has begun, whether it had to wait, and the wish
-    to stop it."""
+    """One run.
+
+    Attributes:
+        id: its name, which can't be guessed.
+        asked: the turns it answers.
+        canvas: the template that its answer keeps to, if any.
+        stop: set by who wishes it to stop.
+        trace: what happened, once it has begun.
+        waiting: whether it had to wait.
+    """
 
     id: str
     asked: list[dict[str, Any]] = field(default_factory=list)
+    canvas: Canvas | None = None
     stop: threading.Event = field(default_factory=threading.Event)
     trace: DenoisingTrace | None = None
     waiting: bool = False
@@ -44,9 +54,9 @@ class Sessions:
         self._recorded: dict[str, Run] = {}
         self._lock = threading.Lock()
 
-    def open(self, visitor: str, asked: list[dict[str, Any]] | None = None) -> Run:
+    def open(self, visitor: str, asked: list[dict[str, Any]] | None = None, canvas: Canvas | None = None) -> Run:
         """A new run of `visitor`, answering the turns `asked`; an earlier one that still goes on is told to stop."""
-        run = self._remember(Run(secrets.token_urlsafe(12), list(asked or [])))
+        run = self._remember(Run(secrets.token_urlsafe(12), list(asked or []), canvas))
         with self._lock:
             earlier = self._current.get(visitor)
             self._current[visitor] = run

@@ -13,10 +13,11 @@ from PIL import Image
 
 from dvl_core import load_model
 from dvl_core.decoding.strategies import STRATEGIES
-from dvl_core.engine import Engine, EngineError, FairLock, Finished, Limits, Line, Started, Stepped, Waiting
+from dvl_core.engine import Engine, EngineError, Finished, Limits, Started, Stepped, Waiting
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Sessions, as_message, shown_copy
 from dvl_core.trace import DenoisingTrace
+from dvl_core.turns import FairLock, Line
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "tinyvl"
 

@@ -1,10 +1,8 @@
 """The page that a run is taken home as: self-contained, small, inert, and readable by this program and by browsers."""
 
 import json
-import os
 import random
 import re
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -107,26 +105,10 @@ def test_many_candidates_become_fewer_and_the_page_says_so(monkeypatch):
 
 # -- in a browser --
 
-CHROMIUM = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable"))), None
-)
-if CHROMIUM is None and os.path.exists("/usr/bin/chromium"):
-    CHROMIUM = "/usr/bin/chromium"
 HOST = "document.getElementById('dvl-export-player')"
 CELLS = """() => [...document.querySelectorAll('.dvl-cell')].filter((cell) => cell.offsetParent).map((cell) => ({
   text: cell.textContent, state: cell.dataset.state, pattern: cell.dataset.pattern || null,
   first: cell.dataset.first === 'true' }))"""
-
-
-@pytest.fixture(scope="module")
-def browser():
-    if CHROMIUM is None:
-        pytest.skip("no Chromium on PATH (apt-get install chromium)")
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
-    with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -282,3 +264,18 @@ def test_nothing_overflows_on_a_phone(opened):
     tab = opened(hostile_trace())
     tab.set_viewport_size({"width": 390, "height": 844})
     assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_the_page_plays_another_trace_file_and_refuses_what_is_none(opened, tmp_path):
+    tab = opened(made_up_trace(length=16), reduced_motion="reduce")
+    other, wrong = tmp_path / "other.json", tmp_path / "wrong.json"
+    trace = made_up_trace(["Another", " <b>", " answer", "."], 16)
+    trace.save(other)
+    wrong.write_text("[1]")
+    tab.locator("#dvl-export-open").set_input_files(str(other))
+    tab.wait_for_function(f"document.querySelector('.dvl').dataset.total === '{len(trace.steps)}'")
+    tab.wait_for_selector(".dvl[data-complete=true]")
+    assert "".join(tab.locator(".dvl-cell:not([data-after])").all_text_contents()) == trace.text
+    tab.locator("#dvl-export-open").set_input_files(str(wrong))
+    tab.get_by_text("wrong.json is not a trace").wait_for()
+    assert "".join(tab.locator(".dvl-cell:not([data-after])").all_text_contents()) == trace.text

@@ -174,7 +174,7 @@ def test_messages_leave_the_pictures_pixels_out():
 
 def test_given_tokens_come_with_their_text():
     trace = made_up_trace()
-    trace.given = [[3, 100]]
+    trace.given, trace.steps = [[3, 100]], []
     message = protocol.header_message("r", trace)
     assert decode_vocabulary(message["vocabulary"]) == {100: trace.vocabulary[100]}
 

@@ -42,4 +42,24 @@ link.hidden = false;
 
 const host = document.getElementById("dvl-export-player");
 host.hidden = false;
-createPlayer(host, {}).receive({ ...message, note: say("export.note", { model: message.trace.model.name || "" }) });
+const player = createPlayer(host, {});
+player.receive({ ...message, note: say("export.note", { model: message.trace.model.name || "" }) });
+
+// Another trace file, read by the browser alone.
+const opener = document.getElementById("dvl-export-open");
+const trouble = document.getElementById("dvl-export-trouble");
+let opened = 0;
+opener.addEventListener("change", async () => {
+  const file = opener.files[0];
+  if (!file) return;
+  trouble.textContent = "";
+  try {
+    const trace = JSON.parse(await file.text());
+    if (trace.format !== message.trace.format || !Array.isArray(trace.steps) || !(trace.length > 0)) throw new TypeError("no trace");
+    opened += 1;
+    player.receive({ run: "opened-" + opened, seq: 0, trace, note: file.name });
+  } catch (error) {
+    trouble.textContent = say("export.no-trace", { file: file.name });
+  }
+});
+document.getElementById("dvl-export-other").hidden = false;

@@ -7,7 +7,7 @@ const player = createDiffusionPlayer(element, {
   missing: (run, have) => server.missing_steps({ run, have }),
   tokenize: (asked) => server.tokenize(asked),
   picture: (run, number) => file(run, "picture-" + number),
-  links: (run) => runLinks((name) => file(run, name)),
+  links: (run, kind) => runLinks((name) => file(run, name), kind),
   branch: (asked) => trigger("branch", asked),
   observe: (asked) => trigger("observe", asked),
   occlude: (asked) => trigger("occlude", asked),

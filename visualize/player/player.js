@@ -224,7 +224,7 @@ function createDiffusionPlayer(host, options) {
   function paintLinks() {
     slot["take"].hidden = run.total === null || !options.links;
     if (slot["take"].hidden) return;
-    const links = options.links(run.id);
+    const links = options.links(run.id, { confidence: "confidence", entropy: "entropy", order: "reveal" }[slot["heat-kind"].value]);
     for (const link of slot["take"].querySelectorAll("a[data-file]")) {
       const address = links[link.dataset.file];
       link.hidden = !address;
@@ -356,8 +356,8 @@ function createDiffusionPlayer(host, options) {
   return api;
 }
 
-// What can be downloaded of a run that is over, by the name of its link in the template.
-function runLinks(file) {
-  return { png: file("confidence.png"), json: file("trace.json"), html: file("run.html"), gif: file("run.gif"),
-           canvas: file("run.png"), svg: file("run.svg"), csv: file("run.csv") };
+// What can be downloaded of a run that is over, by the name of its link in the template; `kind` is that of the heatmap.
+function runLinks(file, kind) {
+  return { png: file(kind + ".png"), json: file("trace.json"), html: file("run.html"), gif: file("run.gif"),
+           canvas: file("run.png"), svg: file(kind + ".svg"), csv: file("run.csv") };
 }

@@ -5,7 +5,7 @@ const file = (run, name) => base + "/runs/" + run + "/" + name;
 const player = createDiffusionPlayer(element, {
   missing: (run, have) => server.missing_steps({ run, have }),
   picture: (run, number) => file(run, "picture-" + number),
-  links: (run) => runLinks((name) => file(run, name)),
+  links: (run, kind) => runLinks((name) => file(run, name), kind),
 });
 player.receive(props.value);
 watch("value", () => player.receive(props.value));
