@@ -85,6 +85,9 @@ def test_a_branch_of_a_template_keeps_the_template(desk, question):
         assert token is None or branch.trace.canvas()[position] == token
 
 
+TEXT = {"role": "user", "text": "x"}
+
+
 @pytest.mark.parametrize(
     ("ask", "about", "words"),
     [
@@ -93,8 +96,8 @@ def test_a_branch_of_a_template_keeps_the_template(desk, question):
         (lambda d, run: d.branch(VISITOR, run.id, 1, [[0, 10**9]], {}), "model", "id lies between"),
         (lambda d, run: d.branch(VISITOR, run.id, 1, [["a", 1]], {}), "model", "A change is"),
         (lambda d, run: d.occlude(VISITOR, run.id, [0.9, 0, 0.1, 1]), "picture", "region must be"),
-        (lambda d, run: d.ask(VISITOR, {"role": "user", "text": "x"}, [], {}, template="none"), "template", "no hole"),
-        (lambda d, run: d.ask(VISITOR, {"role": "user", "text": "x"}, [], {}, template="__9__ " * 9), "template", "long"),
+        (lambda d, run: d.ask(VISITOR, TEXT, [], {}, template="none"), "template", "no hole"),
+        (lambda d, run: d.ask(VISITOR, TEXT, [], {}, template="__9__ " * 9), "template", "long"),
     ],
 )
 def test_what_can_not_be_had_is_said_in_a_sentence(desk, question, ask, about, words):
