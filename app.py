@@ -32,10 +32,10 @@ from starlette.staticfiles import StaticFiles
 
 from dvl_core.decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
 from dvl_core.desk import RECORDS, Desk
-from dvl_core.engine import Engine, EngineError, Event, Started, Stepped, Waiting
+from dvl_core.engine import Engine, EngineError, Event, Loading, Started, Stepped, Waiting
 from dvl_core.explore import event_json, sweep
 from dvl_core.lessons import lesson_data
-from dvl_core.models.loading import load_model
+from dvl_core.models.loading import Outline, outline_model
 from dvl_core.race import Lane, Result, Running, run_race
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
@@ -101,10 +101,11 @@ class Stage:
             yield self._finished(run)
 
     def _event(self, run: Run, event: Event) -> dict[str, Any]:
-        if isinstance(event, Waiting):
+        if isinstance(event, Waiting | Loading):
             stoppable = {} if run.waiting else {"box": gr.MultimodalTextbox(submit_btn=False, stop_btn=True)}
             run.waiting = True
-            return {"canvas": protocol.waiting_message(run.id, event.before), **stoppable}
+            before = event.before if isinstance(event, Waiting) else None
+            return {"canvas": protocol.waiting_message(run.id, before), **stoppable}
         if isinstance(event, Stepped):
             return {"canvas": protocol.step_message(run.id, run.trace, event.vocabulary)}
         if isinstance(event, Started):
@@ -708,7 +709,8 @@ def routes(desk: Desk) -> list[Route | Mount]:
     """Plain HTTP beside the page: a health check, and what can be downloaded of a run."""
 
     def health(_: Request) -> Response:
-        return JSONResponse({"status": "ok", **desk.engine.describe()})
+        about = desk.engine.describe()
+        return JSONResponse({"status": "loading" if about["loading"] else "ok", **about})
 
     def fetch(request: Request) -> Response:
         mode = "dark" if request.query_params.get("mode") == "dark" else "light"
@@ -726,20 +728,23 @@ def routes(desk: Desk) -> list[Route | Mount]:
 # -- command line --
 
 
-def make_engine(options: argparse.Namespace, source: str | Path, turn: FairLock | None = None) -> Engine:
-    """Load a model. Raises ValueError with a sentence when it can't be."""
-    model, processor = load_model(source, options.device, options.dtype)
+def make_engine(options: argparse.Namespace, source: str | Path, outline: Outline, turn: FairLock | None) -> Engine:
+    """An engine whose weights are still being read."""
     name = Path(source).name if Path(source).is_dir() else str(source)
     lent = spaces.GPU(duration=120) if spaces else None
-    return Engine(model, processor, limits_of(options), name, accelerate=lent, turn=turn)
+    engine = Engine.later(outline, limits_of(options), name, accelerate=lent, turn=turn)
+    if spaces:  # a Space lends its GPU to what is there before it serves
+        engine.wait()
+    return engine
 
 
 def make_desk(options: argparse.Namespace, gallery: list[Recording]) -> tuple[Desk, Engine | None]:
-    """Load the model, and the parent to race against where there is one."""
-    engine = make_engine(options, options.model)
+    """What answers, and the parent to race against where there is one. Raises ValueError with a sentence."""
     bundled = Path(options.model).resolve() == BUNDLED
-    source = options.parent or (PARENT if bundled and PARENT.is_dir() else None)
-    parent = make_engine(options, source, engine.turn) if source else None
+    sources = [options.model, options.parent or (PARENT if bundled and PARENT.is_dir() else None)]
+    outlines = [source and outline_model(source, options.device, options.dtype) for source in sources]
+    engine = make_engine(options, options.model, outlines[0], None)
+    parent = make_engine(options, sources[1], outlines[1], engine.turn) if outlines[1] else None
     sessions = Sessions()
     for recording in gallery:
         sessions.keep(recording.id, recording.trace, recording.turns[:1])
@@ -751,7 +756,11 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         examples, gallery = read_gallery(EXAMPLES)
         desk, parent = make_desk(options, gallery)
-        serve(build_page(desk, examples, gallery, parent), desk, options)
+        page = build_page(desk, examples, gallery, parent)
+        serve(page, desk, options)
+        for engine in filter(None, (desk.engine, parent)):
+            engine.wait()
+        page.block_thread()
     except (ValueError, OSError) as error:  # what can't be loaded, and a port that is taken
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
@@ -759,7 +768,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
     page.queue(max_size=256).launch(
-        server_name=options.host, server_port=options.port, share=options.share, i18n=say,
+        server_name=options.host, server_port=options.port, share=options.share, i18n=say, prevent_thread_lock=True,
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
         head=f"<style>{player.CSS}{race.CSS}{explore.CSS}{lessons.CSS}{look.PAGE_CSS}</style>",
         js=look.NARROW_SCRIPT, footer_links=["api"],

@@ -11,7 +11,9 @@ import base64
 import hashlib
 import io
 import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, wait
 from contextlib import nullcontext
 from dataclasses import dataclass, fields, replace
 from typing import Any
@@ -20,6 +22,7 @@ import torch
 from PIL import Image
 
 from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
+from .models.loading import Outline
 from .processing import ConversationError, ImageError, ImageLimits, open_image
 from .recorder import TraceRecorder
 from .trace import DenoisingTrace, TraceImage, TraceStep
@@ -79,6 +82,11 @@ class Waiting:
 
 
 @dataclass(frozen=True)
+class Loading:
+    """The model's weights are still being read."""
+
+
+@dataclass(frozen=True)
 class Started:
     """The run began; `trace` has no steps yet and grows with every step."""
 
@@ -101,7 +109,7 @@ class Finished:
     trace: DenoisingTrace
 
 
-Event = Waiting | Started | Stepped | Finished
+Event = Waiting | Loading | Started | Stepped | Finished
 
 
 class Engine:
@@ -131,7 +139,30 @@ class Engine:
         processor.image_limits = ImageLimits(max_pixels=self.limits.max_picture_pixels)
         self._compute = accelerate(self._steps) if accelerate else self._steps
         self.turn = turn or FairLock()
+        self._device: torch.device | None = None  # where the model will be, while it is being loaded
+        self._loaded = Future()
+        self._loaded.set_result(None)
         self._line = Line(self.limits.open_runs, self.limits.waiting_runs)
+
+    @classmethod
+    def later(cls, outline: Outline, *args: Any, **kwargs: Any) -> Engine:
+        """An engine that can be asked at once, while a thread reads the weights; other arguments as of `Engine`."""
+        engine = cls(outline.model, outline.processor, *args, **kwargs)
+        engine._device, engine._loaded = outline.device, Future()
+
+        def load() -> None:
+            try:
+                engine.model = outline.load()
+                engine._loaded.set_result(None)
+            except Exception as error:  # whoever waits for the model hears of it
+                engine._loaded.set_exception(error)
+
+        threading.Thread(target=load, name="load", daemon=True).start()
+        return engine
+
+    def wait(self) -> None:
+        """Return when the model is there; raises what went wrong while it was loaded."""
+        self._loaded.result()
 
     @property
     def trained_block_size(self) -> int:
@@ -146,9 +177,10 @@ class Engine:
             "family": self.model.config.model_type,
             "kind": "block_diffusion" if self.model.config.enable_bd3lm else "autoregressive",
             "parameters": sum(p.numel() for p in self.model.parameters()),
-            "device": str(parameter.device),
+            "device": str(parameter.device if parameter.device.type != "meta" else self._device),
             "dtype": str(parameter.dtype).removeprefix("torch."),
             "runs": len(self._line),
+            "loading": not self._loaded.done(),
         }
 
     def default_settings(self) -> dict[str, Any]:
@@ -202,7 +234,8 @@ class Engine:
             alone: no other run takes a turn until this one is over, as a measurement needs it. Consume it at once.
 
         Yields:
-            `Waiting` while others go first, `Started`, a `Stepped` right after each step was computed, `Finished`.
+            `Waiting` while others go first, `Loading` while the model is read, `Started`, a `Stepped` right after each
+            step was computed, `Finished`.
             Closing the generator stops the run after its current step; the trace keeps what was there and says
             "stopped".
 
@@ -219,6 +252,7 @@ class Engine:
         try:
             while before := self._line.wait(ticket, _HEARTBEAT):
                 yield Waiting(before)
+            yield from self._await_model()
             with self.turn if alone else nullcontext():
                 yield from self._run(messages, inputs, config, observe, canvas, begun)
         finally:
@@ -255,6 +289,13 @@ class Engine:
             raise EngineError(str(error), "picture") from error
         except ConversationError as error:
             raise EngineError(str(error), "question") from error
+
+    def _await_model(self) -> Iterator[Event]:
+        while not self._loaded.done():
+            yield Loading()
+            wait([self._loaded], _HEARTBEAT)
+        if self._loaded.exception() is not None:
+            raise EngineError("The model could not be loaded; the server's log says why.", "model")
 
     def branch(
         self,

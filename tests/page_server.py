@@ -2,6 +2,7 @@
 
 import atexit
 import functools
+import json
 import os
 import socket
 import subprocess
@@ -39,9 +40,11 @@ def page_url() -> str:
         if process.poll() is not None:
             raise RuntimeError(f"the page ended at once:\n{process.stdout.read()}")
         try:
-            with urllib.request.urlopen(url + "health", timeout=5):
-                return url
+            with urllib.request.urlopen(url + "health", timeout=5) as answer:
+                if json.loads(answer.read())["status"] == "ok":
+                    return url
         except OSError:
-            time.sleep(0.2)
+            pass
+        time.sleep(0.2)
     process.kill()
     raise RuntimeError(f"the page was not up after {START_SECONDS} s:\n{process.stdout.read()}")

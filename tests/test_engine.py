@@ -4,6 +4,7 @@ import json
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +14,9 @@ from PIL import Image
 
 from dvl_core import load_model
 from dvl_core.decoding.strategies import STRATEGIES
-from dvl_core.engine import Engine, EngineError, Finished, Limits, Started, Stepped, Waiting
+from dvl_core.engine import Engine, EngineError, Finished, Limits, Loading, Started, Stepped, Waiting
+from dvl_core.models.checkpoint import CheckpointError
+from dvl_core.models.loading import outline_model
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Sessions, as_message, shown_copy
 from dvl_core.trace import DenoisingTrace
@@ -343,6 +346,38 @@ def test_options_come_from_the_command_line_then_the_environment(monkeypatch):
     assert parse_options("", BUNDLED, ["--model", "x"]).model == "x"
     with pytest.raises(ValueError, match="open_runs"):
         limits_of(parse_options("", BUNDLED, ["--open-runs", "0"]))
+
+
+# -- a model that is still being loaded --
+
+
+def test_a_question_may_be_asked_before_the_model_is_there(engine):
+    outline, go = outline_model(BUNDLED, device="cpu"), threading.Event()
+    later = Engine.later(replace(outline, load=lambda: go.wait(20) and outline.load()), name="bundled")
+    about = later.describe()
+    assert about["loading"] and about["device"] == "cpu" and about["dtype"] == "float32"
+    assert about["parameters"] == engine.describe()["parameters"]
+    assert later.default_settings()["block_size"] == engine.default_settings()["block_size"]
+    config = later.config(max_new_tokens=8)
+    events = later.stream(ask(), config)
+    assert isinstance(next(events), Loading) and isinstance(next(events), Loading)
+    go.set()
+    assert last(events).canvas() == engine.answer(ask(), config).canvas()
+    later.wait()
+    assert not later.describe()["loading"]
+
+
+def test_a_model_that_can_not_be_loaded_is_told_to_everybody():
+    outline = outline_model(BUNDLED, device="cpu")
+
+    def broken():
+        raise CheckpointError("no such weights")
+
+    later = Engine.later(replace(outline, load=broken))
+    with pytest.raises(CheckpointError, match="no such weights"):
+        later.wait()
+    with pytest.raises(EngineError, match="could not be loaded"):
+        later.answer(ask(), later.config(max_new_tokens=4))
 
 
 # -- branches --

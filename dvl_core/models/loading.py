@@ -1,7 +1,11 @@
-"""`load_model`: model and processor of a checkpoint in one call, refusing what is not one."""
+"""Model and processor of a checkpoint, refusing what is not one: `load_model` at once, `outline_model` with its weights
+still to be read, so that a server can show itself first."""
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +14,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..families import MODEL_TYPES
 from .checkpoint import CheckpointError
+
+_ONE_AT_A_TIME = threading.Lock()  # transformers builds models under process-wide switches
 
 
 def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torch.dtype = "auto") -> tuple[Any, Any]:
@@ -28,27 +34,74 @@ def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torc
         CheckpointError: when the checkpoint is not one, or its tensors are missing, extra or of the wrong shape.
         ValueError: for a device or dtype that does not exist.
     """
-    source = str(path_or_repo)
-    check_folder(source)
-    target, device_map = resolve_device(device)
-    resolved = resolve_dtype(dtype, target)
-    try:
-        config = AutoConfig.from_pretrained(source)
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{source} can't be loaded: {_first_line(error)}") from error
-    if config.model_type not in MODEL_TYPES:
-        raise CheckpointError(
-            f"{source} is a {config.model_type!r} checkpoint, not a DiffusionVL one ({' or '.join(MODEL_TYPES)}). "
-            "An autoregressive checkpoint becomes one with python -m dvl_core.translate."
-        )
-    if device_map is None and target.type != "cpu":
-        device_map = {"": target}  # straight onto the device, never whole in the host's memory
-    options = {"device_map": device_map} if device_map else {}
-    try:
-        model = AutoModelForImageTextToText.from_pretrained(source, config=config, dtype=resolved, **options)
-    except OSError as error:
-        raise CheckpointError(f"The weights of {source} can't be read: {_first_line(error)}") from error
-    return model.eval(), AutoProcessor.from_pretrained(source)
+    checkpoint = _Checkpoint(path_or_repo, device, dtype)
+    return checkpoint.load(), checkpoint.processor()
+
+
+@dataclass(frozen=True)
+class Outline:
+    """A checkpoint whose weights are still to be read.
+
+    Attributes:
+        model: the whole module on the meta device: its shapes and its configuration, no numbers.
+        processor: ready to use.
+        device: where the model will be.
+        load: reads the weights; gives the model in evaluation mode, or raises `CheckpointError`.
+    """
+
+    model: Any
+    processor: Any
+    device: torch.device
+    load: Callable[[], Any]
+
+
+def outline_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torch.dtype = "auto") -> Outline:
+    """What is known of a checkpoint before its weights are read; arguments and errors as of `load_model`."""
+    checkpoint = _Checkpoint(path_or_repo, device, dtype)
+    return Outline(checkpoint.shell(), checkpoint.processor(), checkpoint.device, checkpoint.load)
+
+
+class _Checkpoint:
+    """A checkpoint that is what it should be, as far as its configuration tells."""
+
+    def __init__(self, path_or_repo: str | Path, device: str, dtype: str | torch.dtype):
+        self.source = str(path_or_repo)
+        check_folder(self.source)
+        self.device, self.device_map = resolve_device(device)
+        self.dtype = resolve_dtype(dtype, self.device)
+        try:
+            self.config = AutoConfig.from_pretrained(self.source)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(f"{self.source} can't be loaded: {_first_line(error)}") from error
+        kind = self.config.model_type
+        if kind not in MODEL_TYPES:
+            raise CheckpointError(
+                f"{self.source} is a {kind!r} checkpoint, not a DiffusionVL one ({' or '.join(MODEL_TYPES)}). "
+                "An autoregressive checkpoint becomes one with python -m dvl_core.translate."
+            )
+        if self.device_map is None and self.device.type != "cpu":
+            self.device_map = {"": self.device}  # straight onto the device, never whole in the host's memory
+
+    def shell(self) -> Any:
+        """The module without its numbers, on the meta device."""
+        dtype = (self.config.dtype or torch.float32) if self.dtype == "auto" else self.dtype
+        with _ONE_AT_A_TIME, torch.device("meta"):
+            return AutoModelForImageTextToText.from_config(self.config, dtype=dtype)
+
+    def processor(self) -> Any:
+        return AutoProcessor.from_pretrained(self.source)
+
+    def load(self) -> Any:
+        """The model in evaluation mode."""
+        options = {"device_map": self.device_map} if self.device_map else {}
+        try:
+            with _ONE_AT_A_TIME:
+                model = AutoModelForImageTextToText.from_pretrained(
+                    self.source, config=self.config, dtype=self.dtype, **options
+                )
+        except OSError as error:
+            raise CheckpointError(f"The weights of {self.source} can't be read: {_first_line(error)}") from error
+        return model.eval()
 
 
 def check_folder(source: str) -> None:

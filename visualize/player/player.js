@@ -19,7 +19,7 @@ function createDiffusionPlayer(host, options) {
   let cursor = 0;            // steps applied: 0 = before the first, run.steps.length = everything known
   let following = true;      // the newest step is shown as it arrives
   let timer = null;          // replay
-  let waiting = 0;           // visitors before the run that was asked for
+  let waiting = 0;           // visitors before the run that was asked for; null = the model is being loaded
   let frame = 0;
   let selected = null;       // position in the inspector
 
@@ -162,6 +162,7 @@ function createDiffusionPlayer(host, options) {
   }
 
   function noteText() {
+    if (waiting === null) return say("player.loading");
     if (waiting) return say(waiting === 1 ? "player.waiting-one" : "player.waiting-many", { n: waiting });
     if (run.recorded || !run.header) return run.note;
     if (run.total === null) return say(run.steps.length ? "player.answering" : "player.reading");

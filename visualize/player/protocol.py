@@ -15,8 +15,8 @@ from dvl_core.trace import DenoisingTrace, encode_vocabulary
 Message = dict[str, Any]
 
 
-def waiting_message(run: str, before: int) -> Message:
-    """The run waits for its turn; `before` other runs go first."""
+def waiting_message(run: str, before: int | None) -> Message:
+    """The run waits for its turn, `before` other runs go first; or, with None, for the model to be loaded."""
     return {"run": run, "seq": 0, "waiting": before}
 
 
