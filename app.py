@@ -64,7 +64,7 @@ LABELS = {
     "threshold": "Threshold", "entropy_bound": "Entropy bound", "factor": "Factor", "temperature": "Temperature",
     "seed": "Seed",
 }  # fmt: skip
-say = gr.I18n(**strings.by_language("page", "race"))
+say = gr.I18n(**strings.by_language("page", "race", "strategy"))
 
 
 # -- what a run changes on the page --
@@ -330,7 +330,7 @@ def setting_controls(desk: Desk) -> Controls:
         number("steps")
     with gr.Row():
         controls["strategy"] = gr.Dropdown(
-            [(name.replace("_", " "), name) for name in STRATEGIES], value=default["strategy"],
+            strategies(), value=default["strategy"],
             label=say("page.strategy"), info=strategy_info(default["strategy"]), min_width=240,
         )  # fmt: skip
         slider("threshold", 0, 1, 0.01)
@@ -364,8 +364,13 @@ def setting_controls(desk: Desk) -> Controls:
     return Controls(controls, delay, records, template)
 
 
-def strategy_info(name: str) -> str:
-    return (STRATEGIES[name].__doc__ or "").strip().splitlines()[0]
+def strategies() -> list[tuple[Any, str]]:
+    """What a choice of strategies offers."""
+    return [(say(f"strategy.{name}"), name) for name in STRATEGIES]
+
+
+def strategy_info(name: str) -> Any:
+    return say(f"strategy.{name}-info")
 
 
 def notice() -> gr.HTML:
@@ -455,8 +460,7 @@ def lane_controls(desk: Desk, parent: Engine | None, number: int) -> list[Any]:
             steps = gr.Number(default["steps"], label=say("page.steps"), precision=0, min_width=96)
         with gr.Row():
             strategy = gr.Dropdown(
-                [(name.replace("_", " "), name) for name in STRATEGIES], value="low_confidence_dynamic",
-                label=say("page.strategy"), min_width=200,
+                strategies(), value="low_confidence_dynamic", label=say("page.strategy"), min_width=200,
             )  # fmt: skip
             threshold = gr.Slider(0, 1, 0.9, step=0.01, label=say("page.threshold"), min_width=160)
     return [who, size, steps, strategy, threshold]
@@ -536,9 +540,8 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
             steps = gr.CheckboxGroup(
                 sorted({1, 2, 4, size}), value=sorted({1, 2, 4, size}), label=say("page.steps")
             )
-            strategies = gr.CheckboxGroup(
-                [(name.replace("_", " "), name) for name in STRATEGIES],
-                value=["low_confidence_static", "low_confidence_dynamic"], label=say("page.strategy"),
+            ways = gr.CheckboxGroup(
+                strategies(), value=["low_confidence_static", "low_confidence_dynamic"], label=say("page.strategy"),
             )  # fmt: skip
             with gr.Row():
                 repeats = gr.Slider(1, 5, 3, step=1, label=say("page.runs-per-setting"), info=say("page.repeats-info"))
@@ -571,7 +574,7 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
         return gr.skip() if over else explore_protocol.ended(shown, "stopped")
 
     running = start.click(
-        on_start, [box, block_sizes, steps, strategies, repeats, length], [chart, last, trouble],
+        on_start, [box, block_sizes, steps, ways, repeats, length], [chart, last, trouble],
         show_progress="hidden", api_visibility="private", **shared(desk),
     )  # fmt: skip
     stop.click(on_stop, last, chart, cancels=running, **QUICK)

@@ -21,3 +21,13 @@ def test_every_sentence_is_there_in_both_languages_with_the_same_values(part):
 def test_no_two_parts_share_a_key():
     keys = [key for part in PARTS for key in strings.table(part)]
     assert len(keys) == len(set(keys))
+
+
+def test_every_strategy_is_named_and_explained_as_in_the_code():
+    from dvl_core.decoding.strategies import STRATEGIES
+
+    texts = strings.table("strategy")
+    assert len(texts) == 2 * len(STRATEGIES)
+    for name, strategy in STRATEGIES.items():
+        assert texts[f"strategy.{name}"]["en"] == name.replace("_", " ")
+        assert texts[f"strategy.{name}-info"]["en"] == strategy.__doc__.strip().splitlines()[0]
