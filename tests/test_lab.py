@@ -10,6 +10,7 @@ from browsing import (
     data,
     finish,
     seek,
+    set_number,
     show,
     slow_motion,
     trace_of,
@@ -79,6 +80,24 @@ def test_the_inspector_says_what_the_trace_says(visit):
         page.wait_for_selector(".dvl[data-selected='']")
 
 
+def test_a_token_can_be_looked_at_while_the_run_goes_on(visit):
+    page = visit()
+    slow_motion(page, 0.15)
+    click_example(page, 0)
+    wait_phase(page, "running")
+    page.wait_for_function("Number(document.querySelector('.dvl').dataset.received) >= 3")
+    cell(page, 1).click()
+    page.wait_for_selector(".dvl[data-selected='1']")
+    assert data(page)["phase"] == "running"
+    before = int(data(page)["received"])
+    page.wait_for_function(f"Number(document.querySelector('.dvl').dataset.received) > {before + 2}")
+    assert data(page)["selected"] == "1"  # it stays open while steps come in
+    finish(page)
+    trace = trace_of(page)
+    proposed = [s for s in trace["steps"] if 1 in s["masked"]]
+    assert page.locator("[data-slot=history] button").count() == len(proposed)
+
+
 def test_the_heatmap_has_three_kinds_and_entropy_only_where_it_was_observed(visit):
     page = visit(reduced_motion="reduce")
     show(page, protocol.trace_message("plain", made_up_trace()))
@@ -124,6 +143,10 @@ def test_the_overlay_is_brightest_where_the_trace_says_it_looked(visit):
         )  # fmt: skip
         assert veil < 10  # the veil is lifted there
     assert f"layer {layers[-1]}" in page.locator("[data-slot=overlay-title]").text_content()
+    steps = [i for i, s in enumerate(trace["steps"]) if 2 in s["masked"]]
+    page.locator("[data-slot=look-step]").fill("0")  # the token's own steps, first to last
+    page.wait_for_selector(f".dvl[data-cursor='{steps[0] + 1}']")
+    assert f"step {steps[0] + 1} " in page.locator("[data-slot=overlay-title]").text_content()
 
 
 def test_the_block_view_says_what_each_block_used(visit):
@@ -269,6 +292,14 @@ def test_a_trace_file_replays_and_what_is_none_is_refused(visit, tmp_path):
     assert page.evaluate("window.hacked") is None
 
 
+def test_a_recording_can_be_picked_again(visit):
+    page = visit(reduced_motion="reduce")
+    first, second = made_up_trace(length=16), made_up_trace(["Other", "."], 8)
+    for name, trace in (("first", first), ("second", second), ("first", first)):
+        show(page, protocol.trace_message(name, trace))
+        assert data(page)["run"] == name and page.evaluate(SHOWN_TEXT) == trace.text
+
+
 def test_a_link_brings_back_question_example_and_settings(visit):
     settings = {"block_size": 8, "steps": 3, "strategy": "factor", "factor": 2.0, "seed": 7}
     page = visit(query=links.query("How many <b>?", EXAMPLES[1]["image"], EXAMPLES, settings))
@@ -330,6 +361,10 @@ def test_chinese_is_spoken_throughout(visit):
     for text in ("对话", "回放", "设置", "块大小", "回答模板"):
         page.get_by_text(text, exact=True).first.wait_for()
     assert page.locator(".dvl-counters dt").first.text_content() == "块"
+    set_number(page, "每块步数", 0)
+    page.locator("#dvl-box textarea").fill("?")
+    page.keyboard.press("Enter")
+    page.get_by_text("每块步数必须是 1 到 4096 的整数；现为 0。").wait_for()  # sentences of the server, too
     page.locator("#dvl-language").click()
     page.get_by_text("Block size", exact=True).wait_for()
     assert page.evaluate("navigator.language") == "en"

@@ -26,8 +26,10 @@ element.addEventListener("click", (event) => {
 });
 """
 NOTICE_TEMPLATE = '<p class="dvl-notice" role="alert"></p>'
-NOTICE_SCRIPT = """const sentence = element.querySelector("p");
-watch("value", () => { sentence.textContent = props.value || ""; });"""
+NOTICE_SCRIPT = strings.script("page", "trouble") + """
+const sentence = element.querySelector("p");
+watch("value", () => { sentence.textContent = props.value ? sayTrouble(props.value) : ""; });"""
+
 
 # On a phone the settings start folded: chat first, the canvas under it.
 NARROW_SCRIPT = """() => {

@@ -68,7 +68,7 @@ function createExplore(host) {
   function note() {
     if (!message) return say("explore.empty");
     const { phase, plan, progress, rows, sentence } = message;
-    if (phase === "failed") return sentence;
+    if (phase === "failed") return sayTrouble(sentence);
     if (phase === "stopped") return say("explore.stopped", { count: rows.length });
     if (phase === "finished") {
       const rounds = plan.repeats > 1 ? "explore.finished.rounds" : "explore.finished";

@@ -1,7 +1,7 @@
 // Where it looked: the attention of one proposal over the picture's patches, drawn on the picture; and the occlusion
 // check, a rectangle to paint over before the same question is asked again.
 //
-// createOverlay(slots, actions).draw({run, entry}); actions: {picture(run, image) -> address, observe, occlude(region)}.
+// createOverlay(slots, actions).draw({run, entry}); actions: {seek, picture(run, image) -> address, observe, occlude(region)}.
 
 function createOverlay(slot, actions) {
   const panel = slot["overlay"];
@@ -14,6 +14,10 @@ function createOverlay(slot, actions) {
   image.addEventListener("load", () => draw(view));
   slot["layer"].addEventListener("input", () => draw(view));
   slot["picture-number"].addEventListener("input", () => draw(view));
+  slot["look-step"].addEventListener("input", () => {
+    const entry = proposalsAt(view.run, view.position)[Number(slot["look-step"].value)];
+    if (entry) actions.seek(entry.index + 1);
+  });
 
   function draw(next) {
     view = next;
@@ -36,7 +40,18 @@ function createOverlay(slot, actions) {
       : weights ? say("player.looked-at", { step: view.entry.index + 1, layer }) : say("player.look-unobserved");
     slot["observe-attention"].hidden = Boolean(weights) || !view.entry || !actions.observe;
     slot["occlusion"].hidden = !actions.occlude;
+    paintSteps();
     paint(images, which, weights);
+  }
+
+  // The steps in which this position was proposed something.
+  function paintSteps() {
+    const steps = proposalsAt(view.run, view.position).map((entry) => entry.index);
+    const slider = slot["look-step"];
+    slider.parentElement.hidden = steps.length < 2;
+    slider.max = Math.max(0, steps.length - 1);
+    slider.value = view.entry ? steps.indexOf(view.entry.index) : 0;
+    slot["look-step-name"].textContent = view.entry ? view.entry.index + 1 : "";
   }
 
   // The patches of all pictures follow one another; each picture has its own part of the weights.

@@ -32,7 +32,7 @@ function createDiffusionPlayer(host, options) {
     put: options.branch ? changes.put : null,
   });
   const overlay = createOverlay(slot, {
-    picture: options.picture, observe: options.observe,
+    seek: (step) => { pause(); seek(step); }, picture: options.picture, observe: options.observe,
     occlude: options.occlude ? (region) => options.occlude({ run: run.id, region }) : null,
   });
   const branches = createBranches(slot, { show });
@@ -48,6 +48,7 @@ function createDiffusionPlayer(host, options) {
     }
     waiting = 0;
     if (!runs.has(message.run)) begin(message.run);
+    else if (message.trace) show(message.run); // a recording that is picked again
     const known = runs.get(message.run);
     const begins = Boolean(message.header) && !known.header;
     if (message.trace) loadTrace(known, message.trace, message.note || "");
@@ -294,6 +295,9 @@ function createDiffusionPlayer(host, options) {
     selected = position;
     slot["edit-form"].hidden = true;
     schedule();
+    if (position !== null && innerWidth <= 700) { // on a phone the inspector opens below what is seen
+      requestAnimationFrame(() => requestAnimationFrame(() => slot["inspector"].scrollIntoView({ block: "nearest" })));
+    }
   }
 
   function goOn() {

@@ -12,5 +12,5 @@ _CELL_TEXTS = (_HERE.parent / "player" / "text.js").read_text(encoding="utf-8")
 
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
 CSS = css_variables() + (_HERE / "race.css").read_text(encoding="utf-8")
-SCRIPT = "\n".join((strings.script("race"), _CELL_TEXTS, (_HERE / "race.js").read_text(encoding="utf-8")))
+SCRIPT = "\n".join((strings.script("race", "trouble"), _CELL_TEXTS, (_HERE / "race.js").read_text(encoding="utf-8")))
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")

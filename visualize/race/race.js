@@ -223,7 +223,7 @@ function createRace(host, options) {
 
   function paintNews() {
     const { running } = news;
-    const sentence = running ? runningText(running) : news.failed ? news.failed
+    const sentence = running ? runningText(running) : news.failed ? sayTrouble(news.failed)
       : news.stopped ? say("race.stopped", options) : lanes.length ? "" : say("race.empty", options);
     const earlier = (news.failed || news.stopped) && lanes.length ? " " + say("race.earlier") : "";
     if (slot["note"].textContent !== sentence + earlier) slot["note"].textContent = sentence + earlier;

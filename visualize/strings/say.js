@@ -18,3 +18,22 @@ function sayAll(root) {
   for (const node of root.querySelectorAll("[data-say-label]")) node.setAttribute("aria-label", say(node.dataset.sayLabel));
   for (const node of root.querySelectorAll("[data-say-title]")) node.title = say(node.dataset.sayTitle);
 }
+
+// An error sentence that the server wrote, in that language where it is a known one ("trouble." in the texts). The name of
+// a setting in it is said as the page calls it.
+function sayTrouble(sentence) {
+  if (dvlLanguage() === "en") return sentence;
+  for (const [key, text] of Object.entries(DVL_TEXTS.en)) {
+    if (!key.startsWith("trouble.")) continue;
+    const literal = text.replace(/[.*+?^$()|[\]\\]/g, "\\$&");
+    const found = sentence.match(new RegExp("^" + literal.replace(/\{(\w+)\}/g, "(?<$1>.*?)") + "$", "s"));
+    if (!found) continue;
+    const values = { ...found.groups };
+    for (const [name, value] of Object.entries(values)) {
+      const label = Object.keys(DVL_TEXTS.en).find((other) => DVL_TEXTS.en[other] === value);
+      if (label) values[name] = say(label);
+    }
+    return say(key, values);
+  }
+  return sentence;
+}
