@@ -18,6 +18,7 @@ function createExplore(host) {
 
   function receive(next) {
     if (!next || !next.sweep || retired.has(next.sweep)) return;
+    if (!message || message.sweep !== next.sweep) bringIntoView(root);
     if (message && message.sweep !== next.sweep) {
       retired.add(message.sweep);
       pointed = null;

@@ -54,7 +54,7 @@ function createDiffusionPlayer(host, options) {
     if (message.trace) loadTrace(known, message.trace, message.note || "");
     else mergeMessage(known, message);
     if (known !== run) return advance(known);
-    if (begins) bringIntoView();
+    if (begins) bringIntoView(root, slot["canvas"]);
     if (message.trace) startRecorded();
     advance(run);
   }
@@ -87,12 +87,6 @@ function createDiffusionPlayer(host, options) {
     if (run.header && selected >= run.header.length) selected = null;
     advance(run);
     if (options.shown) options.shown(id);
-  }
-
-  // On a phone the canvas lies below the question: whoever asked gets to see the answer form.
-  function bringIntoView() {
-    const top = slot["canvas"].getBoundingClientRect().top;
-    if (top > innerHeight - 120) root.scrollIntoView({ behavior: reducedMotion.matches ? "auto" : "smooth", block: "start" });
   }
 
   function advance(which) {

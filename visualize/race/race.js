@@ -114,6 +114,7 @@ function createRace(host, options) {
   function receive(message) {
     if (!message || !message.race || retired.has(message.race)) return;
     if (race && message.race !== race) retired.add(race);
+    if (message.race !== race) bringIntoView(root);
     const repeated = message.race === race && root.dataset.race === race;
     race = message.race;
     if (!message.result) pause();

@@ -37,3 +37,10 @@ function sayTrouble(sentence) {
   }
   return sentence;
 }
+
+// On a phone results lie below what asked for them: whoever asked gets to see them, at least the top of `seen`.
+function bringIntoView(node, seen = node) {
+  const top = seen.getBoundingClientRect().top;
+  const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  if (top > innerHeight - 120) node.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}
