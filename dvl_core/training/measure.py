@@ -28,8 +28,8 @@ def check_tasks(config: EvaluationConfig) -> list[str] | None:
 
 def standing(objective: ObjectiveConfig) -> ObjectiveConfig:
     """The objective with nothing that changes during a run, so that losses can be compared along it."""
-    return replace(objective, beta_noise=BetaNoiseConfig(), block_annealing=False, complementary=False, ar_weight=0.0,
-                   weighting="inverse_level", spread="even")
+    return replace(objective, beta_noise=BetaNoiseConfig(enabled=False), block_annealing=False, complementary=False,
+                   ar_weight=0.0, weighting="inverse_level", spread="even")
 
 
 class HeldOut:

@@ -1,4 +1,4 @@
-"""Training options from the literature, one pure function each. All are off unless a configuration turns them on."""
+"""Training options from the literature, one pure function each. `config.ObjectiveConfig` says which are on."""
 
 from __future__ import annotations
 
