@@ -189,7 +189,8 @@ def test_options_reach_the_loss(models):
     for name, fields in {
         "plain": {}, "weighting": {"weighting": "effective_mask_ratio"}, "complementary": {"complementary": True},
         "mixed": {"ar_weight": 0.5}, "uniform": {"beta_noise": BetaNoiseConfig(enabled=False)},
-        "published": {"spread": "published"}, "high": {"low": 0.5, "beta_noise": BetaNoiseConfig(enabled=False)}, "ar": {"kind": "autoregressive"},
+        "published": {"spread": "published"}, "high": {"low": 0.5, "beta_noise": BetaNoiseConfig(enabled=False)},
+        "ar": {"kind": "autoregressive"},
     }.items():  # fmt: skip
         result = learner(model, **fields)(batch, 8, 0.5)
         losses[name] = float(result["loss"].detach())
