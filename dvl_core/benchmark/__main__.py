@@ -1,0 +1,112 @@
+"""Measure this machine.
+
+    python -m dvl_core.benchmark --suite decode --size 58m
+    python -m dvl_core.benchmark --suite decode --size 7b --device cuda --dtype bfloat16
+    python -m dvl_core.benchmark --suite observe,app,growth --json
+
+Variants that are compared run in turn in one process; what is printed are medians with the fastest and slowest run, and
+ratios between variants of one run. Nothing else should use the machine meanwhile. `--out FOLDER` keeps the numbers; the
+plots are drawn from them with `python -m visualize.benchmark FOLDER`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..models.loading import resolve_device, resolve_dtype
+from .sizes import SIZES
+from .suites import app_suite, decode_suite, growth_suite, observe_suite
+from .timing import machine
+
+SUITES = ("decode", "growth", "observe", "app")
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m dvl_core.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--suite", default="decode", help=f"one or more of {', '.join(SUITES)}, with commas")
+    parser.add_argument("--size", default="58m", help=f"of the random model: {', '.join(SIZES)}")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--dtype", default="auto", help="auto (float32 on a CPU, bfloat16 on a GPU) or a torch dtype")
+    parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
+    parser.add_argument("--answer", type=int, default=128, help="tokens of the answer")
+    parser.add_argument("--answers", default="32,64,128,256", help="answer lengths of the growth suite")
+    parser.add_argument("--model", type=Path, default=Path("assets/tinyvl"), help="folder, for the app suite")
+    parser.add_argument("--repeats", type=int, default=5, help="counted runs of every variant")
+    parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
+    parser.add_argument("--out", type=Path, help="folder to keep the numbers in, one file per suite and size")
+    return parser.parse_args(argv)
+
+
+def run_suite(name: str, options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
+    """The numbers of one suite. Raises ValueError naming the option that can't be."""
+    if name == "decode":
+        return decode_suite(options.size, device, dtype, options.prompt, options.answer, options.repeats)
+    if name == "growth":
+        answers = [int(part) for part in options.answers.split(",")]
+        return growth_suite(options.size, device, dtype, answers, options.repeats)
+    if name == "observe":
+        return observe_suite(options.size, device, dtype, options.repeats)
+    if name == "app":
+        return app_suite(options.model, options.repeats)
+    raise ValueError(f"suite must be one of {', '.join(SUITES)}; got {name!r}.")
+
+
+def table(result: dict[str, Any]) -> str:
+    """A suite's rows as a Markdown table."""
+    heading = f"{result['suite']}, {result['size']}"
+    if "floor_milliseconds" in result:
+        heading += (
+            f": {result['parameters'] / 1e6:.1f} M parameters in {result['dtype']}, prompt {result['prompt']}, answer "
+            f"{result['answer']}; reading the weights once takes {result['floor_milliseconds']:.2f} ms at the copy "
+            f"bandwidth of {result['bandwidth'] / 1e9:.1f} GB/s; same ids as the plain loop: "
+            f"{result['same_ids_as_plain']}"
+        )
+    columns = ("variant", "tokens", "forwards", "seconds (fastest to slowest)", "ms per forward", "tokens/s", "ratio")
+    lines = [heading, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for row in result["rows"]:
+        name = f"{row['name']}, answer {row['answer']}" if "answer" in row else row["name"]
+        lines.append(
+            f"| {name} | {row['tokens']} | {row['forwards']} | {row['seconds']:.4f} ({row['fastest']:.4f} to "
+            f"{row['slowest']:.4f}) | {row['milliseconds_per_forward']:.3f} | {row['tokens_per_second']:.1f} "
+            f"| {row['ratio']:.2f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 measured, 2 an option can't be used (one sentence on standard error)."""
+    options = parse_arguments(argv)
+    results = []
+    try:
+        if options.repeats < 1:
+            raise ValueError(f"repeats must be at least 1; got {options.repeats}.")
+        device, _ = resolve_device(options.device)
+        dtype = torch.bfloat16 if options.dtype == "auto" and device.type == "cuda" else None
+        dtype = dtype or resolve_dtype(options.dtype, device)
+        for name in options.suite.split(","):
+            result = run_suite(name.strip(), options, device, dtype) | {"machine": machine(device)}
+            results.append(result)
+            if options.out:
+                options.out.mkdir(parents=True, exist_ok=True)
+                file = options.out / f"{result['suite']}-{result['size']}-{device.type}.json"
+                file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+            if not options.json:
+                print(table(result), flush=True)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.json:
+        print(json.dumps(results))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
