@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> int:
         config = decoding_config(arguments, model.config.bd3lm_block_size)
         pictures = [{"type": "image", "image": str(path)} for path in arguments.image]
         messages = [{"role": "user", "content": [*pictures, {"type": "text", "text": arguments.prompt}]}]
-        trace = engine.answer(messages, config, observe)
+        trace = engine.answer(messages, config, observe=observe)
     except (ValueError, EngineError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -135,17 +135,17 @@ def test_two_programs_at_once_get_their_own_answers(client):
 
 
 def test_the_recorded_run_can_be_downloaded():
-    status, kind, body = get("runs/recorded-1-chart/trace.json")
+    status, kind, body = get("runs/recorded-1-scene/trace.json")
     assert (status, kind) == (200, "application/json")
     trace = DenoisingTrace.from_json(json.loads(body))
     assert trace.text and trace.finish_reason == "eos"
     for mode in ("light", "dark"):
-        status, kind, body = get(f"runs/recorded-1-chart/confidence.png?mode={mode}")
+        status, kind, body = get(f"runs/recorded-1-scene/confidence.png?mode={mode}")
         assert (status, kind) == (200, "image/png") and body.startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize(
-    "path", ["runs/unknown/trace.json", "runs/recorded-1-chart/other", "examples/absent.png", "examples/../../app.py"]
+    "path", ["runs/unknown/trace.json", "runs/recorded-1-scene/other", "examples/absent.png", "examples/../../app.py"]
 )
 def test_what_is_not_there_is_not_found(path):
     assert get(path)[0] == 404

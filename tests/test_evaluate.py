@@ -1,5 +1,4 @@
-"""The bundled model answers the page's examples, the one in training answers unseen pictures, and the benchmark counts
-right."""
+"""The bundled model answers the page's examples and unseen pictures, and the benchmark counts right."""
 
 import json
 from pathlib import Path
@@ -14,7 +13,7 @@ from dvl_core.evaluation.tinyworld import ask_model
 from dvl_core.tinyworld import TASKS
 
 ASSETS = Path(__file__).parents[1] / "assets"
-FLOORS = {"copy": 0.4, "other": 0.8}  # of the model in training
+FLOORS = {"copy": 0.6, "other": 0.8, "where": 0.4, "title": 0.3}  # well below what its card says
 SETTINGS = DecodingConfig(max_new_tokens=96)
 
 
@@ -29,11 +28,15 @@ def entries():
 
 
 @pytest.mark.parametrize("task", FLOORS)
-def test_the_model_in_training_answers_unseen_pictures(task):
-    model, processor = load_model(ASSETS / "tinyvl-next", device="cpu")
-    score = evaluate_task(model, processor, task, samples=10, seed=4, batch=10)
+def test_the_bundled_model_answers_unseen_pictures(bundled, task):
+    score = evaluate_task(*bundled, task, samples=15, seed=4, batch=15)
     assert score.exact >= FLOORS[task], score.mistakes
-    assert score.tokens_per_step == 1  # autoregressive: one token per step
+
+
+def test_the_parent_decodes_a_token_a_step():
+    parent = load_model(ASSETS / "tinyvl-ar", device="cpu")
+    score = evaluate_task(*parent, "copy", samples=10, seed=4, batch=10)
+    assert score.exact >= FLOORS["copy"] and score.tokens_per_step == 1
 
 
 def test_every_example_is_answered_right(bundled, entries):
@@ -43,20 +46,17 @@ def test_every_example_is_answered_right(bundled, entries):
 
 
 def test_second_turn_is_answered(bundled, entries):
-    """A question about the chart after its table: the answer is the table's largest value."""
+    """A question about the picture again, after its description."""
     model, processor = bundled
-    chart = next(entry for entry in entries if entry["image"] == "chart.png")
-    rows = dict(line.strip("| ").split(" | ") for line in chart["answer"].splitlines()[2:])
-    label = max(rows, key=lambda name: int(rows[name]))
-    picture = {"type": "image", "image": Image.open(ASSETS / "examples" / "chart.png")}
+    scene = next(entry for entry in entries if entry["image"] == "where.png")
+    picture = {"type": "image", "image": Image.open(ASSETS / "examples" / scene["image"])}
     inputs = processor.apply_chat_template([
-        {"role": "user", "content": [picture, {"type": "text", "text": chart["question"]}]},
-        {"role": "assistant", "content": chart["answer"]},
-        {"role": "user", "content": "Which bar is the tallest?"},
+        {"role": "user", "content": [picture, {"type": "text", "text": "Solve the sudoku."}]},
+        {"role": "assistant", "content": "There is no sudoku in this picture."},
+        {"role": "user", "content": scene["question"]},
     ])
-    output = model.generate(**inputs, max_new_tokens=96)
-    given = processor.tokenizer.decode(output.answers[0], skip_special_tokens=True)
-    assert given == f"Bar {label} is the tallest, with the value {rows[label]}."
+    output = model.generate(**inputs, max_new_tokens=32)
+    assert processor.tokenizer.decode(output.answers[0], skip_special_tokens=True) == scene["answer"]
 
 
 def test_command_line(bundled, capsys):

@@ -1,9 +1,8 @@
-"""Example pictures: unseen TinyWorld pictures with a question each, drawn large.
+"""The page's examples: unseen TinyWorld pictures with a question each, drawn large.
 
-    python -m dvl_core.tinyworld.examples --out runs/examples
+    python -m dvl_core.tinyworld.examples --out assets/examples
 
-The page's own examples (`assets/examples`) were drawn by an earlier, smaller TinyWorld, the one that the bundled model
-knows; these are for the model in training.
+They show what the model can do: their seeds were chosen among those that the bundled model answers right.
 """
 
 from __future__ import annotations
@@ -36,15 +35,14 @@ class Example:
 
 
 EXAMPLES = (
-    Example("shapes.png", "Describe a scene", "scene", 5001, "caption", "Describe the picture."),
-    Example("count.png", "Count shapes", "scene", 5004, "count", "How many red shapes are there?"),
-    Example("beside.png", "Look beside a shape", "scene", 5024, "beside", "What is left of the star?"),
-    Example("word.png", "Read a sign", "text", 5001, "read", "What does the sign say?", lines=("CLOUD", "FOREST")),
-    Example("backwards.png", "Read it backwards", "text", 5004, "reversed", "Read the word backwards.",
-            lines=("whale",)),
-    Example("chart.png", "Chart to table", "chart", 5019, "table", "Turn the chart into a table."),
-    Example("value.png", "Look up a value", "chart", 5003, "value", "What is the value of C?"),
-    Example("sudoku.png", "Solve a sudoku", "sudoku", 5001, "sudoku", "Solve the sudoku."),
+    Example("shapes.png", "Describe a scene", "scene", 6343, "caption", "Describe the picture."),
+    Example("count.png", "Count shapes", "scene", 5012, "count", "How many red shapes are there?"),
+    Example("word.png", "Read a sign", "text", 5001, "read", "What does the sign say?"),
+    Example("backwards.png", "Read it backwards", "text", 5051, "reversed", "Read the word backwards."),
+    Example("chart.png", "Find the largest", "chart", 5008, "largest", "Which value is the largest?"),
+    Example("where.png", "Find a shape", "scene", 5042, "where", "Where is the star?"),
+    Example("sudoku.png", "Solve a sudoku", "sudoku", 5007, "sudoku", "Solve the sudoku."),
+    Example("texture.png", "What it can't read", "other", 5001, "caption", "What do you see?"),
 )
 
 
