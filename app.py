@@ -283,8 +283,7 @@ def conversation(examples: list[dict[str, str]], recorded: Recording | None) -> 
 def denoising_canvas(desk: Desk, recorded: Recording | None) -> gr.HTML:
     message = None
     if recorded:
-        hint = f"A recorded run of {recorded.trace.model['name']}. Click an example, or drop a picture and ask."
-        message = protocol.trace_message(recorded.id, recorded.trace, hint)
+        message = protocol.trace_message(recorded.id, recorded.trace, "player.hint")
 
     def missing_steps(asked: dict) -> dict[str, Any] | None:  # gradio wants functions, and gives them one value
         return missing(desk, asked)

@@ -159,7 +159,8 @@ function createDiffusionPlayer(host, options) {
   function noteText() {
     if (waiting === null) return say("player.loading");
     if (waiting) return say(waiting === 1 ? "player.waiting-one" : "player.waiting-many", { n: waiting });
-    if (run.recorded || !run.header) return run.note;
+    if (!run.header) return run.note;
+    if (run.recorded) return say(run.note || "player.recorded-run", { model: run.header.model.name || "" });
     if (run.total === null) return say(run.steps.length ? "player.answering" : "player.reading");
     if (run.reason === "stopped") return say("player.stopped", { n: run.total });
     if (run.reason === "length") return say("player.reached-length", { n: run.header.length });

@@ -53,7 +53,7 @@ def missing_message(run: str, trace: DenoisingTrace, have: int) -> Message:
 
 
 def trace_message(run: str, trace: DenoisingTrace, note: str = "") -> Message:
-    """A recorded run, whole; `note` is the sentence that stands above it."""
+    """A recorded run, whole; `note` is the sentence that stands above it, or a key of the player's."""
     data = trace.to_json()
     data["images"] = _without_pixels(data["images"])
     return {"run": run, "seq": 0, "trace": data, "note": note}
