@@ -440,6 +440,18 @@ def question_of_ones_own(examples: list[dict[str, str]]) -> tuple[gr.MultimodalT
     return box, strip
 
 
+def start_and_stop(key: str) -> tuple[gr.Button, gr.Button]:
+    """The buttons of a measurement; `key` names what the first one says."""
+    with gr.Row():
+        return gr.Button(say(key), variant="primary", size="md"), gr.Button(say("page.stop"), size="md")
+
+
+def answer_length(desk: Desk) -> gr.Number:
+    return gr.Number(
+        desk.engine.default_settings()["max_new_tokens"], label=say("page.max_new_tokens"), precision=0
+    )
+
+
 def asked_message(message: dict | None) -> list[dict[str, Any]]:
     """What stands in a question box, as the engine takes it."""
     message = message or {}
@@ -471,16 +483,12 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
         with gr.Column(scale=5, min_width=320):
             sentence("page.race-about")
             box, strip = question_of_ones_own(examples)
-            with gr.Row():
-                start = gr.Button(say("race.start"), variant="primary", size="md")
-                stop = gr.Button(say("page.stop"), size="md")
+            start, stop = start_and_stop("race.start")
             strip.render()
             lanes = [lane_controls(desk, parent, number) for number in range(2)]
             with gr.Row():
                 repeats = gr.Slider(1, 15, 3, step=2, label=say("page.repeats"), info=say("page.repeats-info"))
-                length = gr.Number(
-                    desk.engine.default_settings()["max_new_tokens"], label=say("page.max_new_tokens"), precision=0
-                )
+                length = answer_length(desk)
         with gr.Column(scale=7, min_width=320):
             track = gr.HTML(
                 None, html_template=race.TEMPLATE, js_on_load=race.LIVE_SCRIPT, apply_default_css=False,
@@ -530,9 +538,7 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
         with gr.Column(scale=5, min_width=320):
             sentence("page.explore-about")
             box, strip = question_of_ones_own(examples)
-            with gr.Row():
-                start = gr.Button(say("page.explore-start"), variant="primary", size="md")
-                stop = gr.Button(say("page.stop"), size="md")
+            start, stop = start_and_stop("page.explore-start")
             trouble = notice()
             strip.render()
             block_sizes = gr.CheckboxGroup(sizes, value=[size], label=say("page.block_size"))
@@ -544,9 +550,7 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
             )  # fmt: skip
             with gr.Row():
                 repeats = gr.Slider(1, 5, 3, step=1, label=say("page.runs-per-setting"), info=say("page.repeats-info"))
-                length = gr.Number(
-                    desk.engine.default_settings()["max_new_tokens"], label=say("page.max_new_tokens"), precision=0
-                )
+                length = answer_length(desk)
         with gr.Column(scale=7, min_width=320):
             chart = gr.HTML(
                 None, html_template=explore.TEMPLATE, js_on_load=explore.LIVE_SCRIPT, apply_default_css=False,

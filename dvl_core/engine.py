@@ -7,9 +7,6 @@ one `EngineError` whose message is a sentence for the page.
 
 from __future__ import annotations
 
-import base64
-import hashlib
-import io
 import logging
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,19 +16,17 @@ from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
-from PIL import Image
 
 from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
 from .models.loading import Outline
 from .processing import ConversationError, ImageError, ImageLimits, open_image
-from .recorder import TraceRecorder
-from .trace import DenoisingTrace, TraceImage, TraceStep
+from .recorder import TraceRecorder, message_parts, picture_records
+from .trace import DenoisingTrace, TraceStep
 from .turns import FairLock, Line, LineFull
 
 _log = logging.getLogger(__name__)
 _HEARTBEAT = 0.25  # seconds between looks at the line, so that a waiting run can be closed
 _CHARACTERS_PER_TOKEN = 16  # a longer question is refused before it is tokenised
-_COPY_SIDE = 448  # longest side of the copy of a picture that a trace holds, in pixels
 
 
 class EngineError(Exception):
@@ -390,40 +385,6 @@ class Engine:
             yield _on_cpu(step)
 
 
-def picture_records(
-    processor: Any, messages: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]
-) -> list[TraceImage]:
-    """The conversation's pictures for its trace: size, the grid of their tokens, and a small copy.
-
-    Args:
-        messages: with their pictures opened (PIL).
-        inputs: what the processor made of them.
-    """
-    pictures = [part["image"] for message in messages for part in _parts(message) if part.get("type") == "image"]
-    if not pictures:
-        return []
-    grids = processor.picture_grids(inputs, [picture.size for picture in pictures])
-    return [
-        TraceImage(
-            width=pictures[grid.picture].width,
-            height=pictures[grid.picture].height,
-            grid=[grid.rows, grid.columns],
-            box=list(grid.box),
-            sha256=hashlib.sha256(pictures[grid.picture].tobytes()).hexdigest(),
-            data=_small_copy(pictures[grid.picture]),
-        )
-        for grid in grids
-    ]
-
-
-def _small_copy(picture: Image.Image) -> str:
-    small = picture.copy()
-    small.thumbnail((_COPY_SIDE, _COPY_SIDE))
-    buffer = io.BytesIO()
-    small.save(buffer, format="JPEG", quality=88)
-    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
 def _on_cpu(step: DenoisingStep) -> DenoisingStep:
     moved = {}
     for field in fields(step):
@@ -435,19 +396,14 @@ def _on_cpu(step: DenoisingStep) -> DenoisingStep:
     return replace(step, **moved)
 
 
-def _parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    content = message.get("content", "")
-    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
-
-
 def _texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for message in messages:
-        yield from (str(part.get("text", "")) for part in _parts(message))
+        yield from (str(part.get("text", "")) for part in message_parts(message))
 
 
 def _with_pictures(message: Mapping[str, Any], limits: ImageLimits) -> dict[str, Any]:
     parts = [
         {"type": "image", "image": open_image(part["image"], limits)} if part.get("type") == "image" else part
-        for part in _parts(message)
+        for part in message_parts(message)
     ]
     return {**message, "content": parts}

@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from PIL import Image
 
 from .decoding.canvas import Canvas
 from .decoding.config import DecodingConfig
@@ -10,6 +16,7 @@ from .decoding.step import DenoisingStep
 from .trace import DenoisingTrace, TraceImage, TraceStep
 
 _DIGITS = 5
+_COPY_SIDE = 448  # longest side of the copy of a picture that a trace holds, in pixels
 
 
 class TraceRecorder:
@@ -133,6 +140,46 @@ class TraceRecorder:
     def _learn(self, token: int) -> None:
         if token not in self.trace.vocabulary:
             self.trace.vocabulary[token] = self._unsent[token] = token_bytes(self.tokenizer, token)
+
+
+def picture_records(
+    processor: Any, messages: Sequence[Mapping[str, Any]], inputs: Mapping[str, Any]
+) -> list[TraceImage]:
+    """The conversation's pictures for its trace: size, the grid of their tokens, and a small copy.
+
+    Args:
+        messages: with their pictures opened (PIL).
+        inputs: what the processor made of them.
+    """
+    pictures = [part["image"] for message in messages for part in message_parts(message) if part.get("type") == "image"]
+    if not pictures:
+        return []
+    grids = processor.picture_grids(inputs, [picture.size for picture in pictures])
+    return [
+        TraceImage(
+            width=pictures[grid.picture].width,
+            height=pictures[grid.picture].height,
+            grid=[grid.rows, grid.columns],
+            box=list(grid.box),
+            sha256=hashlib.sha256(pictures[grid.picture].tobytes()).hexdigest(),
+            data=_small_copy(pictures[grid.picture]),
+        )
+        for grid in grids
+    ]
+
+
+def _small_copy(picture: Image.Image) -> str:
+    small = picture.copy()
+    small.thumbnail((_COPY_SIDE, _COPY_SIDE))
+    buffer = io.BytesIO()
+    small.save(buffer, format="JPEG", quality=88)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def message_parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """The parts of a chat message; a plain text is one."""
+    content = message.get("content", "")
+    return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
 def plain_message(message: dict[str, Any]) -> dict[str, str]:
