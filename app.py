@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -285,26 +285,28 @@ def denoising_canvas(desk: Desk, recorded: Recording | None) -> gr.HTML:
     if recorded:
         message = protocol.trace_message(recorded.id, recorded.trace, "player.hint")
 
-    def missing_steps(asked: dict) -> dict[str, Any] | None:  # gradio wants functions, and gives them one value
-        return missing(desk, asked)
-
     def tokenize(asked: dict) -> list[list[Any]]:
         typed = desk.tokenize(str(asked.get("text", "")))
         return [[token, encode_vocabulary({token: raw})[str(token)]] for token, raw in typed]
 
     return gr.HTML(
         message, html_template=player.TEMPLATE, js_on_load=player.LIVE_SCRIPT, apply_default_css=False,
-        server_functions=[missing_steps, tokenize], elem_id="dvl-player",
+        server_functions=[steps_source(desk), tokenize], elem_id="dvl-player",
     )  # fmt: skip
 
 
-def missing(desk: Desk, asked: dict[str, Any]) -> dict[str, Any] | None:
-    """What a page that has `asked["have"]` steps of the run `asked["run"]` lacks; None when it is not kept."""
-    run, have = str(asked.get("run")), asked.get("have")
-    trace = desk.sessions.trace(run)
-    if trace is None or not isinstance(have, int):
-        return None
-    return protocol.missing_message(run, trace, max(0, min(have, len(trace.steps))))
+def steps_source(desk: Desk) -> Callable[[dict[str, Any]], dict[str, Any] | None]:
+    """The function by which a player asks for steps; gradio calls it by its name, with one value."""
+
+    def missing_steps(asked: dict[str, Any]) -> dict[str, Any] | None:
+        """What a page that has `asked["have"]` steps of `asked["run"]` lacks; None when the run is not kept."""
+        run, have = str(asked.get("run")), asked.get("have")
+        trace = desk.sessions.trace(run)
+        if trace is None or not isinstance(have, int):
+            return None
+        return protocol.missing_message(run, trace, max(0, min(have, len(trace.steps))))
+
+    return missing_steps
 
 
 def setting_controls(desk: Desk) -> Controls:
@@ -395,12 +397,9 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
         with gr.Column(scale=7, min_width=320):
             first = protocol.trace_message(gallery[0].id, gallery[0].trace) if gallery else None
 
-            def missing_steps(asked: dict) -> dict[str, Any] | None:
-                return missing(desk, asked)
-
             canvas = gr.HTML(
                 first, html_template=player.TEMPLATE, js_on_load=player.REPLAY_SCRIPT, apply_default_css=False,
-                server_functions=[missing_steps], elem_id="dvl-replay",
+                server_functions=[steps_source(desk)], elem_id="dvl-replay",
             )  # fmt: skip
 
     def on_pick(event: gr.EventData):
