@@ -152,7 +152,7 @@ class Engine:
             except Exception as error:  # whoever waits for the model hears of it
                 engine._loaded.set_exception(error)
 
-        threading.Thread(target=load, name="load", daemon=True).start()
+        threading.Thread(target=load, name="load").start()  # no daemon: torch aborts a process that ends in it
         return engine
 
     def wait(self) -> None:
