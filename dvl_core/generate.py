@@ -25,6 +25,7 @@ _HELP = {
     "top_k": "sample among the k most likely tokens; 0 = all (default: 0)",
     "top_p": "sample among the likeliest tokens with this much probability (default: 1)",
     "seed": "of everything random (default: 0)",
+    "lookahead": "steps guessed in every pass: the same answer in fewer passes (default: 0)",
     "reference_compatible": "decode exactly as the published code, quirks and forward counts included",
 } | {name: f"for {strategy}" for strategy, name in STRATEGY_PARAMETERS.items()}
 

@@ -28,6 +28,7 @@ from .reproduction.scale import SCALES
 from .reproduction.store import Rows, Store
 from .reproduction.sweep import BLANKS, Sweep
 from .tinyworld import TASKS
+from .training.precision import flush_denormals
 
 BUNDLED = "bundled"
 LONGEST = 96  # tokens of an answer of the bundled model
@@ -129,8 +130,10 @@ def run(options: argparse.Namespace) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 2 on bad options, results made with other settings, or a model that can't be loaded."""
+    options = parse(arguments)
+    flush_denormals()
     try:
-        run(parse(arguments))
+        run(options)
     except (ValueError, CheckpointError) as error:
         print(f"reproduce: {error}", file=sys.stderr)
         return 2

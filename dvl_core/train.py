@@ -29,8 +29,10 @@ def main(arguments: list[str] | None = None) -> int:
 
     try:
         config = load_config(options.config, options.set)
+        from .training.precision import flush_denormals
         from .training.trainer import Trainer
 
+        flush_denormals()
         Trainer(config).run()
     except ValueError as error:
         print(f"train: {error}", file=sys.stderr)

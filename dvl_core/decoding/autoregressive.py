@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .cache import BlockCache
 from .config import DecodingConfig
+from .lean import lean_decoder
 from .masks import block_causal_mask, hide_padding
-from .observe import AttentionProbe, Observe, observations, run_observed
+from .observe import AttentionProbe, Observe, observations, run_pass
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise
 from .step import DenoisingStep
@@ -48,6 +49,8 @@ class AutoregressiveDecoder:
         self.longest = max(self.prompt.lengths)
         self.valid = torch.arange(self.longest, device=self.device) < self.lengths  # [B, P]
         self.cache = BlockCache(self.longest + config.max_new_tokens)
+        self.lean = lean_decoder(model)
+        self.head = model.lm_head if self.lean is None else self.lean.head
         self.eos_ids = torch.tensor(model.eos_token_ids, device=self.device)
 
     def run(self) -> Iterator[DenoisingStep]:
@@ -58,9 +61,9 @@ class AutoregressiveDecoder:
         prefill_seconds = started - self.started
         active = [True] * self.prompt.rows
         for index in range(self.config.max_new_tokens):
-            logits = self.model.lm_head(hidden)
+            logits = self.head(hidden)
             logits[..., self.model.config.mask_token_id] = -torch.inf
-            proposal = propose(logits, self.config, seeded_noise(self.config.seed, index, 0, self.device))
+            proposal = propose(logits, self.config, seeded_noise(self.config.seed, index, 0, 1, self.device))
             alive = torch.tensor(active, device=self.device)[:, None]
             ends = torch.isin(proposal.ids, self.eos_ids)[:, 0].tolist()
             last = index + 1 == self.config.max_new_tokens
@@ -79,7 +82,8 @@ class AutoregressiveDecoder:
                 forwards=1 + index,
                 seconds=perf_counter() - started,
                 prefill_seconds=prefill_seconds,
-                **observations(self.observe, proposal, probe),
+                **observations(self.observe, proposal),
+                attention=None if probe is None else probe.weights,
             )
             if all(ended):
                 return
@@ -92,7 +96,7 @@ class AutoregressiveDecoder:
         mask = hide_padding(block_causal_mask(self.longest, 1, self.device), self.valid)
         probe = self._probe()
         positions = torch.arange(self.longest, device=self.device)[None]
-        hidden = run_observed(self.model, self.prompt.embeds, mask, positions, self.cache, probe)
+        hidden = run_pass(self.model, self.prompt.embeds, mask, positions, self.cache, probe)
         self.cache.commit(self.longest)
         return hidden.gather(1, (self.lengths - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])), probe
 
@@ -103,7 +107,7 @@ class AutoregressiveDecoder:
             grown = torch.ones(self.prompt.rows, index + 1, dtype=torch.bool, device=self.device)
             mask = torch.cat([self.valid, grown], dim=1)[:, None, None, :]
         embeds, probe = self.model.token_embeds(tokens), self._probe()
-        hidden = run_observed(self.model, embeds, mask, self.lengths + index, self.cache, probe)
+        hidden = run_pass(self.model, embeds, mask, self.lengths + index, self.cache, probe, self.lean)
         self.cache.commit(1)
         return hidden, probe
 

@@ -7,6 +7,8 @@
 3. A finished block enters the cache with the first pass of the next block: both go through together, under a
    block-causal mask. With `reference_compatible` it costs a pass of its own, as in the published code.
 4. A row ends in the block where its end-of-sequence token settles.
+5. With `lookahead`, copies of the block as the next steps may leave it go through the pass of the present step; a step
+   that was guessed right needs no pass of its own.
 
 Source of the procedure: arXiv 2512.15713, section on inference; BD3-LM, arXiv 2503.09573.
 """
@@ -24,12 +26,14 @@ from .board import Board
 from .cache import BlockCache
 from .canvas import Canvas
 from .config import DecodingConfig
+from .lean import lean_decoder
+from .lookahead import Lookahead
 from .masks import block_causal_mask, hide_padding
-from .observe import AttentionProbe, Observe, observations, run_observed
+from .observe import AttentionProbe, Observe, observations, run_pass
 from .prompt import encode_prompt
-from .sampling import propose, seeded_noise
+from .sampling import Noise, propose, seeded_noise
 from .step import DenoisingStep
-from .strategies import STRATEGIES
+from .strategies import STRATEGIES, Proposal
 
 
 @torch.no_grad()
@@ -67,9 +71,14 @@ class BlockDecoder:
         if self.layers and self.prompt.rows > 1:
             raise ValueError("attention_layers: attention can be observed for one conversation at a time.")
         self.board = Board(model, self.prompt, config, canvas)
+        self.lean = None if config.reference_compatible else lean_decoder(model)
+        self.head = model.lm_head if self.lean is None else self.lean.head
         self.strategy = STRATEGIES[config.strategy]
         self.transfers = config.transfers(self.board.quota_total)
-        self.cache = BlockCache(self.board.prefix + self.board.blocks * self.board.cells + self.board.cells)
+        watched = bool(self.layers) or config.reference_compatible or self.prompt.rows > 1
+        self.lookahead = Lookahead(0 if watched else config.lookahead, self._reveal)
+        spare = (1 + self.lookahead.depth) * self.board.cells
+        self.cache = BlockCache(self.board.prefix + self.board.blocks * self.board.cells + spare)
         self.pending: list[Tensor] = []  # embeddings of finished blocks that are not in the cache yet
         self.forwards = 0
         self.prefill_seconds = 0.0
@@ -99,17 +108,23 @@ class BlockDecoder:
     def denoise_block(self, block: int) -> Iterator[DenoisingStep]:
         """Steps of one block, until no row needs another."""
         board, step = self.board, self.board.first_step(block)
+        self.lookahead.forget()
         while board.unfinished() and step < board.step_limit:
             started = perf_counter()
             probe = self._probe()
-            logits = self.forward_block(probe)
-            noise = seeded_noise(self.config.seed, block, step, self.device)
+            logits = self.lookahead.take(board.tokens, board.open_cells)
+            if logits is None:
+                logits = self.forward_block(probe, step)
+            noise = self._noise(board.open_cells, step)
             proposal = propose(board.exclude(logits), self.config, noise)
             masked = board.masked & board.active_cells
-            revealed = self.strategy(
-                proposal, masked, self._quota(step), self.config, lambda draw=noise: draw((board.cells,))
-            )
-            board.reveal(revealed, proposal.ids)
+            revealed = self.strategy(proposal, board.pick(masked), self._quota(step), self.config, noise)
+            self.lookahead.saw(proposal, board.open_cells)
+            proposals, confidences, revealed = map(board.spread, (proposal.ids, proposal.confidence, revealed))
+            observed = {k: board.spread(v) for k, v in observations(self.observe, proposal).items()}
+            if probe is not None:
+                observed["attention"] = probe.weights
+            board.reveal(revealed, proposals)
             was_active, ended = board.active, board.settle()
             if self.config.reference_compatible and not board.unfinished() and step < self.config.steps:
                 self.commit_block()
@@ -118,8 +133,8 @@ class BlockDecoder:
                 step=step,
                 spans=board.spans,
                 masked=masked,
-                proposals=proposal.ids,
-                confidences=proposal.confidence,
+                proposals=proposals,
+                confidences=confidences,
                 revealed=revealed,
                 tokens=board.tokens,
                 active=was_active,
@@ -127,23 +142,41 @@ class BlockDecoder:
                 forwards=self.forwards,
                 seconds=perf_counter() - started,
                 prefill_seconds=self.prefill_seconds,
-                **observations(self.observe, proposal, probe),
+                **observed,
             )
             step += 1
         board.finish_block()
 
-    def forward_block(self, probe: AttentionProbe | None) -> Tensor:
-        """Logits [B, N, V] of the open block; finished blocks go along and enter the cache."""
-        cells = self.board.cells
-        clean = len(self.pending)
-        embeds = torch.cat([*self.pending, self.board.embeds()], dim=1)
-        positions = self.board.positions(clean)
-        mask = self._mask(clean)
-        hidden = run_observed(self.model, embeds, mask, positions, self.cache, probe)
-        self.cache.commit(clean * cells)
+    def forward_block(self, probe: AttentionProbe | None, step: int) -> Tensor:
+        """Logits [B, U, V] of the block's open cells. Finished blocks, which enter the cache, and guesses go along."""
+        board = self.board
+        guesses = self.lookahead.guesses(board.tokens, board.masked & board.active_cells, len(board.open_cells), step)
+        clean, copies = len(self.pending), 1 + len(guesses)
+        blocks = [*self.pending, board.embeds(), *(board.embeds(guess) for guess in guesses)]
+        positions = board.positions(clean, copies)
+        mask = self._mask(clean, copies)
+        hidden = run_pass(self.model, torch.cat(blocks, dim=1), mask, positions, self.cache, probe, self.lean)
+        self.cache.commit(clean * board.cells)
         self.pending = []
         self.forwards += 1
-        return self.model.lm_head(hidden[:, -cells:])
+        hidden = hidden[:, clean * board.cells :]
+        if not guesses:
+            return self.head(board.pick(hidden))
+        logits = self.head(board.pick(hidden.view(copies, board.cells, -1)))
+        self.lookahead.keep(guesses, board.open_cells, logits[1:])
+        return logits[:1]
+
+    def _reveal(self, proposal: Proposal, cells: list[int], left: Tensor, step: int) -> tuple[Tensor, Tensor]:
+        """What `step` would propose and reveal of the cells `left`, if its pass gave what `proposal` has."""
+        noise = self._noise(cells, step)
+        if self.config.temperature > 0:
+            proposal = propose(proposal.log_probs, self.config, noise)
+        return proposal.ids, self.strategy(proposal, left, self._quota(step), self.config, noise)
+
+    def _noise(self, cells: list[int], step: int) -> Noise:
+        """The step's random numbers at some cells of the open block."""
+        draw = seeded_noise(self.config.seed, self.board.block, step, self.board.cells, self.device)
+        return lambda *width: draw(*width)[cells]
 
     def commit_block(self) -> None:
         """The published code's separate pass that writes a finished block to the cache.
@@ -154,18 +187,23 @@ class BlockDecoder:
         self.cache.commit(self.board.cells)
         self.forwards += 1
 
-    def _mask(self, clean: int) -> Tensor | None:
-        """Mask [1 or B, 1, Q, K] of `clean` finished blocks and the open one behind the cache; None = see all."""
+    def _mask(self, clean: int, copies: int = 1) -> Tensor | None:
+        """Mask [1 or B, 1, Q, K] of `clean` finished blocks and copies of the open one; None = see all.
+
+        A copy sees what lies behind it in the cache, the finished blocks, and itself.
+        """
         valid = self.board.prefix_valid
-        if clean == 0 and valid is None:
+        if clean == 0 and copies == 1 and valid is None:
             return None
-        queries = (clean + 1) * self.board.cells
-        new = block_causal_mask(queries, self.board.cells, self.device)
+        group = torch.arange((clean + copies) * self.board.cells, device=self.device) // self.board.cells
+        new = group[:, None] == group
+        if clean:
+            new |= (group[:, None] > group) & (group < clean)
         rows = 1 if valid is None else self.prompt.rows
         old = torch.ones(rows, self.cache.length, dtype=torch.bool, device=self.device)
         if valid is not None:
             old[:, : valid.shape[1]] = valid
-        old = old[:, None, None, :].expand(-1, 1, queries, -1)
+        old = old[:, None, None, :].expand(-1, 1, len(new), -1)
         return torch.cat([old, new.expand(rows, 1, -1, -1)], dim=-1)
 
     def _quota(self, step: int) -> int:

@@ -26,6 +26,7 @@ class Board:
         tokens: ids of the open block, long [B, N]; the mask id where masked.
         masked: bool [B, N].
         active_cells: cells a step may reveal, bool [B, N].
+        open_cells: which of the N cells are masked in some active row, U of them; logits are computed for these alone.
         active: per row, whether it still takes part.
         ended: per row, whether its answer is complete.
         spans: per row, answer positions `(start, end)` of the open block.
@@ -74,7 +75,7 @@ class Board:
         self._lay_prompt_tail()
         if self.reference:
             self.masked = self.mask_like[self.tokens]
-        self._left = (self._needed() & alive).any(-1).tolist()
+        self._survey()
 
     def _initial(self, given: tuple[int | None, ...], position: int) -> int | None:
         return given[position] if 0 <= position < len(given) else None if position >= 0 else 0
@@ -119,16 +120,21 @@ class Board:
             # Prompt cells that look masked are denoised too, so their embedding follows their token.
             self.from_prompt &= ~self.mask_like[self.tokens]
 
-    def embeds(self) -> Tensor:
-        """Embeddings of the open block, float [B, N, D]; prompt cells keep theirs, which may be picture features."""
-        embeds = self.model.token_embeds(self.tokens)
+    def embeds(self, tokens: Tensor | None = None) -> Tensor:
+        """Embeddings of the open block, float [B, N, D]; prompt cells keep theirs, which may be picture features.
+
+        Args:
+            tokens: long [B, N], other tokens than the block has now.
+        """
+        embeds = self.model.token_embeds(self.tokens if tokens is None else tokens)
         if self.from_prompt is None:
             return embeds
         return torch.where(self.from_prompt.unsqueeze(-1), self.prompt_embeds, embeds)
 
-    def positions(self, clean: int) -> Tensor:
-        """Positions of `clean` finished blocks and the open one, long [B, (clean + 1) * N]."""
-        offsets = torch.arange(-clean * self.cells, self.cells, device=self.device)
+    def positions(self, clean: int, copies: int = 1) -> Tensor:
+        """Positions of `clean` finished blocks and of copies of the open one, long [B, (clean + copies) * N]."""
+        offsets = torch.arange(-clean * self.cells, copies * self.cells, device=self.device)
+        offsets = torch.where(offsets < 0, offsets, offsets % self.cells)
         return self.starts[:, None] + self.block * self.cells + offsets
 
     @property
@@ -148,10 +154,22 @@ class Board:
         if self.protected is not None and self.canvas.template:
             ends = torch.zeros(logits.shape[-1], dtype=torch.bool, device=self.device)
             ends[self.eos_ids] = True
-            logits = logits.masked_fill(self.protected.unsqueeze(-1) & ends, -torch.inf)
+            logits = logits.masked_fill(self.pick(self.protected).unsqueeze(-1) & ends, -torch.inf)
         if self.fill_of is not None:
-            logits = logits.masked_fill(~self.fills[self.fill_of], -torch.inf)
+            logits = logits.masked_fill(~self.fills[self.pick(self.fill_of)], -torch.inf)
         return logits
+
+    def pick(self, values: Tensor) -> Tensor:
+        """What belongs to the open cells: [B, N, ...] to [B, U, ...]."""
+        return values if len(self.open_cells) == self.cells else values[:, self.open_cells]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """The opposite of `pick`, 0 elsewhere: [B, U, ...] to [B, N, ...]."""
+        if len(self.open_cells) == self.cells:
+            return values
+        everywhere = values.new_zeros(len(values), self.cells, *values.shape[2:])
+        everywhere[:, self.open_cells] = values
+        return everywhere
 
     def reveal(self, revealed: Tensor, ids: Tensor) -> None:
         """Settle the proposed `ids` [B, N] at the `revealed` cells [B, N]."""
@@ -160,14 +178,22 @@ class Board:
 
     def settle(self) -> list[bool]:
         """Find out which rows are complete; per row, True when its answer is. One transfer to the host."""
-        eos = self._settled_eos().any(-1)
-        left = self._needed().any(-1)
-        flags = torch.stack([left, eos]).tolist()
-        self._left = [needs and row for needs, row in zip(flags[0], self.active, strict=True)]
+        ended_by_eos = self._survey()
         if not self.reference:
-            self._end_rows(flags[1])
+            self._end_rows(ended_by_eos)
         self.active = [not ended for ended in self.ended]
         return list(self.ended)
+
+    def _survey(self) -> list[bool]:
+        """Find out, in one transfer, which rows need another step and which cells are open; per row, whether it has
+        settled an end of sequence."""
+        needs, ends = self._needed().any(-1, keepdim=True), self._settled_eos().any(-1, keepdim=True)
+        found = torch.cat([needs, ends, self.masked & self.active_cells], dim=1).tolist()
+        self._left = [row[0] and active for row, active in zip(found, self.active, strict=True)]
+        rows = [row[2:] for row, active in zip(found, self.active, strict=True) if active]
+        cells = [cell for cell, masked in enumerate(zip(*rows, strict=True)) if any(masked)]
+        self.open_cells = list(range(self.cells)) if self.reference else cells
+        return [row[1] for row in found]
 
     def unfinished(self) -> bool:
         """Whether some row still has masks to reveal in the open block."""

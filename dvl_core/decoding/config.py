@@ -10,6 +10,7 @@ from .strategies import STRATEGIES
 
 MAX_BLOCK_SIZE = 4096
 MAX_NEW_TOKENS = 65536
+MAX_LOOKAHEAD = 8
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,8 @@ class DecodingConfig:
         top_k: sample among the k most likely tokens only; 0 = all.
         top_p: sample among the likeliest tokens that hold this much probability. Above 0, up to 1.
         seed: of everything random. 0 to 2^63 - 1.
+        lookahead: steps to guess in every pass: the same answer in fewer passes, for one conversation at a time; not
+            while attention is observed. 0 to 8.
         reference_compatible: decode exactly as the published code does, its quirks and forward counts included.
 
     Raises:
@@ -45,6 +48,7 @@ class DecodingConfig:
     top_k: int = 0
     top_p: float = 1.0
     seed: int = 0
+    lookahead: int = 0
     reference_compatible: bool = False
 
     def __post_init__(self) -> None:
@@ -53,6 +57,7 @@ class DecodingConfig:
         self._check_whole("max_new_tokens", 1, MAX_NEW_TOKENS)
         self._check_whole("top_k", 0, 1_000_000)
         self._check_whole("seed", 0, 2**63 - 1)
+        self._check_whole("lookahead", 0, MAX_LOOKAHEAD)
         self._check_real("threshold", 0.0, 1.0)
         self._check_real("entropy_bound", 0.0, 1000.0)
         self._check_real("factor", 0.0, 1000.0, open_below=True)

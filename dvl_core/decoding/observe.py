@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import AttentionInterface
 from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
 
+from .lean import LeanDecoder
 from .strategies import Proposal
 
 MAX_CANDIDATES = 50
@@ -75,26 +75,26 @@ class AttentionProbe:
         self.weights[layer] = scores.float().softmax(-1)[..., self.columns].mean(1)
 
 
-def observations(observe: Observe, proposal: Proposal, probe: AttentionProbe | None) -> dict[str, Any]:
-    """What was asked for, by the name of its field in `DenoisingStep`."""
-    observed: dict[str, Any] = {}
+def observations(observe: Observe, proposal: Proposal) -> dict[str, Tensor]:
+    """What was asked for of the proposals, by the name of its field in `DenoisingStep`."""
+    observed = {}
     if observe.candidates:
         count = min(observe.candidates, proposal.log_probs.shape[-1])
         log_probs, ids = proposal.log_probs.topk(count, dim=-1)
         observed.update(candidate_ids=ids, candidate_probabilities=log_probs.exp())
     if observe.entropy:
         observed["entropies"] = proposal.entropy()
-    if probe is not None:
-        observed["attention"] = probe.weights
     return observed
 
 
-def run_observed(
-    model, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache, probe: AttentionProbe | None
+def run_pass(
+    model, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache,
+    probe: AttentionProbe | None = None, lean: LeanDecoder | None = None,
 ) -> Tensor:
-    """`model.run_decoder`, its attention told to the probe when there is one."""
+    """`model.run_decoder`, its attention told to the probe when there is one; lean, where nobody looks inside."""
     if probe is None:
-        return model.run_decoder(embeds, mask, positions, cache)
+        run = model.run_decoder if lean is None else lean
+        return run(embeds, mask, positions, cache)
     with observed_attention(model.decoder.config):
         return model.run_decoder(embeds, mask, positions, cache, attention_probe=probe)
 

@@ -34,7 +34,7 @@ from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END, build_
 from .data import STAGES, TASK_NAMES, StageData, framed, loader
 from .optimizer import MuonAdamW
 from .packing import Packer
-from .precision import fast_dtype
+from .precision import fast_dtype, flush_denormals
 from .steps import PICTURE_MEAN, PICTURE_STD, PackedLanguage, VisionWarmup
 
 PATCH, MERGE = 8, 2
@@ -48,12 +48,12 @@ class Stage:
     """Length, batch and learning rates of one stage.
 
     name: what is learnt, one of `data.STAGES`; minutes: wall-clock budget; samples: upper bound on pictures; length:
-    tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower;
-    decay_from: share of the stage after which the learning rate falls linearly; first_seed: of the samples; shares: of
-    the kinds of pictures; reading: weight of the patches' loss beside the language model's, whose heads the vision
-    stage left behind (which goes on with them itself where this is above 0); pages: share of pages full of characters
-    in the vision stage (`tinyworld.sampling.sample_page`); easy: samples over which the share of
-    easy pictures falls from all of them to none (`tinyworld.sampling.simplified`).
+    tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower,
+    which stays as it is at 0; decay_from: share of the stage after which the learning rate falls linearly; first_seed:
+    of the samples; shares: of the kinds of pictures; reading: weight of the patches' loss beside the language model's,
+    whose heads the vision stage left behind (which goes on with them itself where this is above 0); pages: share of
+    pages full of characters in the vision stage (`tinyworld.sampling.sample_page`); easy: samples over which the share
+    of easy pictures falls from all of them to none (`tinyworld.sampling.simplified`).
     """
 
     name: str
@@ -77,6 +77,8 @@ class Stage:
         for field in ("minutes", "samples", "batch", "muon_lr", "adam_lr"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be above 0")
+        if self.reading and not self.vision_scale:
+            raise ValueError(f"reading={self.reading} teaches the vision tower, which vision_scale=0 holds still")
 
     def factor(self, progress: float, step: int) -> float:
         """Learning-rate factor after a share `progress` of the stage: 50 steps of warm-up, constant, decay."""
@@ -132,8 +134,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     kind, diffusion, bundle = stage.name, stage.name == "diffusion", bundle or VL
     module = _module(model, tokenizer, stage, out, bundle.cells)
     model.train()
-    trained = [(n, p) for n, p in module.named_parameters() if kind != "projector" or "merger." in n]
-    model.requires_grad_(kind != "projector")
+    model.requires_grad_(False)
+    trained = [(n, p) for n, p in module.named_parameters() if _learns(n, stage)]
     for _, parameter in trained:
         parameter.requires_grad_(True)
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
@@ -163,6 +165,13 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, compiled: boo
     if kind == "vision":
         save_file(module.heads.state_dict(), out / stage.name / HEADS_FILE)
     log.write(stage=stage.name, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
+
+
+def _learns(name: str, stage: Stage) -> bool:
+    """Whether a stage moves the parameter of that name."""
+    if stage.name == "projector":
+        return "merger." in name
+    return stage.vision_scale > 0 or "visual." not in name
 
 
 def _module(model, tokenizer, stage: Stage, out: Path, cells: int = CELLS) -> nn.Module:
@@ -311,22 +320,27 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--minutes", default="20,60,40", help="wall-clock budget of the three stages")
     parser.add_argument("--seed", type=int, default=0, help="of the weights; the samples' seeds are fixed")
     parser.add_argument("--start", type=Path, help="folder of an earlier bundled model to begin with")
+    parser.add_argument("--skip", type=int, default=0,
+                        help="begin every stage this many pictures further on, behind what an earlier run has "
+                             "seen, and the parent without easy ones")
     parser.add_argument("--from", dest="stage", default="vision", choices=("vision", "autoregressive", "diffusion"),
                         help="go on with this stage, from the checkpoint of the stage before it in --out")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
+    flush_denormals()
     options.out.mkdir(parents=True, exist_ok=True)
     tokenizer = build_tokenizer()
     minutes = [float(part) for part in options.minutes.split(",")]
     stages = [
         Stage("vision", minutes[0], 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES,
               pages=0.5),
-        Stage("autoregressive", minutes[1], 1_000_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.05,
-              first_seed=1_000_000, reading=0.1, easy=20_000),
-        Stage("diffusion", minutes[2], 500_000, batch=16, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0.05,
-              decay_from=0.4, first_seed=3_000_000, reading=0.1, easy=10_000),
+        Stage("autoregressive", minutes[1], 1_000_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0,
+              first_seed=1_000_000, easy=0 if options.skip else 20_000),
+        Stage("diffusion", minutes[2], 500_000, batch=16, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0,
+              decay_from=0.4, first_seed=3_000_000, easy=4_000),
     ]
+    stages = [replace(stage, first_seed=stage.first_seed + options.skip) for stage in stages]
     begin = [stage.name for stage in stages].index(options.stage)
     if begin:
         model = load(options.out / stages[begin - 1].name)

@@ -47,6 +47,7 @@ from ..translation import TranslationConfig, translate
 from .bundled import READING_SHARES, Bundle, Log, Stage, attention, run_stage
 from .data import picture_bytes
 from .packing import Packer
+from .precision import flush_denormals
 from .steps import TileReader
 
 PATCH, SIDE = 8, 96  # pixels: of a patch, of the one view of a picture
@@ -248,6 +249,7 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(wanted) - set(STAGES):
         parser.error(f"--stages {unknown.pop()}: must be some of {', '.join(STAGES)}")
     torch.manual_seed(options.seed)
+    flush_denormals()
     stages = [stage for stage in bundled_stages([float(part) for part in minutes]) if stage.name in wanted]
     train(options.out, stages, build_tokenizer(), options.compile, options.go_on)
 

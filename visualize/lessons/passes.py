@@ -67,9 +67,14 @@ def _block_passes(trace: DenoisingTrace, begin: int, end: int) -> Iterator[dict[
         yield _pass("prefill", begin - 1, size, 0, cached, cached, 0)
     for index in range(begin, end):
         step = trace.steps[index]
+        if step.forwards == before:
+            continue  # it was guessed, and computed in the pass before it
         start = (prompt + step.span[0]) // size * size  # of the open block
         entering = 0 if reference else start - cached
-        yield _pass("step", index, size, cached, entering + size, entering, start + size)
+        first = index == begin or trace.steps[index - 1].block != step.block
+        depth = 0 if first or reference else int(settings.get("lookahead") or 0)
+        guesses = max(0, min(depth, len(step.masked) - 1))
+        yield _pass("step", index, size, cached, entering + (1 + guesses) * size, entering, start + size)
         cached += entering
         if reference and step.forwards - before > 1:
             yield _pass("commit", index, size, cached, size, size, 0)
