@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
+from .decoding.prefix import PrefixCache
 from .models.loading import Outline
 from .processing import ConversationError, ImageError, ImageLimits, open_image
 from .recorder import TraceRecorder, message_parts, picture_records
@@ -133,6 +134,7 @@ class Engine:
         self.name = name or str(getattr(model.config, "name_or_path", "") or "model").rstrip("/").split("/")[-1]
         processor.image_limits = ImageLimits(max_pixels=self.limits.max_picture_pixels)
         self._compute = accelerate(self._steps) if accelerate else self._steps
+        self._prefixes = None if accelerate else PrefixCache()  # which another process would not share
         self.turn = turn or FairLock()
         self._device: torch.device | None = None  # where the model will be, while it is being loaded
         self._loaded = Future()
@@ -226,7 +228,8 @@ class Engine:
             observe: what else to record.
             canvas: given tokens and holes of the answer; needs a block-diffusion model.
             begun: the trace that this run goes on with, of a branch; `canvas` is its state then.
-            alone: no other run takes a turn until this one is over, as a measurement needs it. Consume it at once.
+            alone: no other run takes a turn until this one is over, and nothing of earlier runs is reused, as a
+                measurement needs it. Consume it at once.
 
         Yields:
             `Waiting` while others go first, `Loading` while the model is read, `Started`, a `Stepped` right after each
@@ -249,7 +252,7 @@ class Engine:
                 yield Waiting(before)
             yield from self._await_model()
             with self.turn if alone else nullcontext():
-                yield from self._run(messages, inputs, config, observe, canvas, begun)
+                yield from self._run(messages, inputs, config, observe, canvas, begun, alone)
         finally:
             self._line.leave(ticket)
 
@@ -330,7 +333,7 @@ class Engine:
             canvas = replace(canvas, template=template.template, fills=template.fills)
         yield from self.stream(messages, config, observe, canvas, begun)
 
-    def _run(self, messages, inputs, config: DecodingConfig, observe, canvas, begun) -> Iterator[Event]:
+    def _run(self, messages, inputs, config: DecodingConfig, observe, canvas, begun, alone: bool) -> Iterator[Event]:
         recorder = TraceRecorder(
             self.model,
             self.processor,
@@ -344,7 +347,7 @@ class Engine:
         )
         trace = recorder.trace
         yield Started(trace)
-        steps = self._compute(inputs, config, observe, canvas)
+        steps = self._compute(inputs, config, observe, canvas, alone)
         whole = False
         try:
             while (step := self._next(steps)) is not None:
@@ -376,12 +379,14 @@ class Engine:
                 ) from error
 
     def _steps(
-        self, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None, canvas: Canvas | None
+        self, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None, canvas: Canvas | None,
+        alone: bool,
     ) -> Iterator[DenoisingStep]:
         """The computing part: takes CPU data, gives CPU data, so that it may live in another process."""
         device = self.model.device
         on_device = {name: value.to(device) for name, value in inputs.items()}
-        for step in self.model.steps(on_device, config, observe, canvas):
+        prefixes = None if alone else self._prefixes
+        for step in self.model.steps(on_device, config, observe, canvas, prefixes):
             yield _on_cpu(step)
 
 

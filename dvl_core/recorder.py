@@ -52,6 +52,7 @@ class TraceRecorder:
         self._eos = set(model.eos_token_ids)
         self._unsent: dict[int, bytes] = {}
         self._forwards = begun.forwards if begun else 0
+        self._first = True
         self._prefill = begun.prefill_milliseconds if begun else 0.0
         if begun is not None:
             self.trace = begun
@@ -98,8 +99,10 @@ class TraceRecorder:
             revealed=[start + i for i in cells if revealed[i]],
             milliseconds=round(step.seconds * 1000, 3),
             forwards=self._forwards + step.forwards,
+            known=(step.known or None) if self._first else None,
             **self._observed(step, cells),
         )
+        self._first = False
         for token in record.proposals:
             self._learn(token)
         for ranking in record.candidates or ():

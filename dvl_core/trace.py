@@ -41,6 +41,8 @@ class TraceStep:
         entropies: when observed, for each masked position the entropy of the distribution in nats.
         attention: when observed, `{layer: [[weight per picture patch] per masked position]}`; the patches of all
             pictures in reading order, weights summing to at most 1.
+        known: on the first step of a run that began with what an earlier one had cached: how many positions of the
+            prompt that was.
     """
 
     block: int
@@ -55,6 +57,7 @@ class TraceStep:
     candidates: list[list[list[float]]] | None = None
     entropies: list[float] | None = None
     attention: dict[str, list[list[float]]] | None = None
+    known: int | None = None
 
     def revealed_ids(self) -> list[tuple[int, int]]:
         """`(position, id)` of the tokens settled by this step."""
@@ -346,6 +349,8 @@ def _read_step(data: Any, index: int, length: int) -> TraceStep:
     for value in step.confidences:
         if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
             raise TraceError(f"{where}.confidences: {value!r} is not a probability between 0 and 1.")
+    if step.known is not None and not _is_count(step.known):
+        raise TraceError(f"{where}.known: expected a whole number of 0 or more, got {step.known!r}.")
     if len(step.span) != 2:
         raise TraceError(f"{where}.span: expected [start, end].")
     return step

@@ -115,23 +115,25 @@ def app_suite(model_folder: Path, repeats: int) -> dict[str, Any]:
     config = engine.config(max_new_tokens=64, steps=8)
 
     def first_token() -> Outcome:
-        events = engine.stream(messages, config)
+        events = engine.stream(messages, config, alone=True)
         for event in events:
             if isinstance(event, Stepped):
                 events.close()
                 return Outcome(1, 2, (event.step.proposals[0],))
         raise RuntimeError("The run had no step.")
 
-    def streamed(send: bool) -> Outcome:
+    def streamed(send: bool, alone: bool = True) -> Outcome:
         trace = None
-        for event in engine.stream(messages, config):
+        for event in engine.stream(messages, config, alone=alone):
             trace = getattr(event, "trace", trace)
             if send and isinstance(event, Stepped):
                 json.dumps(event.step.to_json())
         return Outcome(len(trace.answer_ids()), trace.forwards, tuple(trace.answer_ids()))
 
+    streamed(False, alone=False)  # leaves its cache to those that ask again
     measured = interleaved(
-        {"first token": first_token, "an answer": lambda: streamed(False), "an answer, sent": lambda: streamed(True)},
+        {"first token": first_token, "an answer": lambda: streamed(False), "an answer, sent": lambda: streamed(True),
+         "an answer, asked again": lambda: streamed(False, alone=False)},
         repeats, model.device,
     )  # fmt: skip
     return {"suite": "app", "size": model_folder.name, "rows": _rows(measured, "an answer")}

@@ -14,6 +14,7 @@ from .config import DecodingConfig
 from .lean import lean_decoder
 from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_pass
+from .prefix import Continuation, PrefixCache
 from .prompt import encode_prompt
 from .sampling import propose, seeded_noise
 from .step import DenoisingStep
@@ -21,7 +22,8 @@ from .step import DenoisingStep
 
 @torch.no_grad()
 def autoregress(
-    model, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None = None
+    model, inputs: dict[str, Any], config: DecodingConfig, observe: Observe | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> Iterator[DenoisingStep]:
     """Decode left to right under a causal mask, one token per forward pass, with a key-value cache.
 
@@ -31,17 +33,19 @@ def autoregress(
     Yields:
         a `DenoisingStep` per token; rows that have ended stay inactive until all have.
     """
-    yield from AutoregressiveDecoder(model, inputs, config, observe or Observe()).run()
+    yield from AutoregressiveDecoder(model, inputs, config, observe or Observe(), prefixes).run()
 
 
 class AutoregressiveDecoder:
     """State of one run: the prompt, the cache, and the last hidden states."""
 
-    def __init__(self, model, inputs: dict[str, Any], config: DecodingConfig, observe: Observe):
+    def __init__(self, model, inputs: dict[str, Any], config: DecodingConfig, observe: Observe,
+                 prefixes: PrefixCache | None = None):  # fmt: skip
         self.started = perf_counter()
         self.model, self.config, self.observe = model, config, observe
         self.layers = observe.resolve_layers(model.config.get_text_config().num_hidden_layers)
-        self.prompt = encode_prompt(model, inputs)
+        self.past = Continuation(None if self.layers else prefixes, model, inputs, 1, least=1)
+        self.prompt = encode_prompt(model, self.past.inputs, known=self.past.known)
         if self.layers and self.prompt.rows > 1:
             raise ValueError("attention_layers: attention can be observed for one conversation at a time.")
         self.device = self.prompt.embeds.device
@@ -51,9 +55,17 @@ class AutoregressiveDecoder:
         self.cache = BlockCache(self.longest + config.max_new_tokens)
         self.lean = lean_decoder(model)
         self.head = model.lm_head if self.lean is None else self.lean.head
+        self.past.fill(self.cache)
+        self.answer: list[Tensor] = []
         self.eos_ids = torch.tensor(model.eos_token_ids, device=self.device)
 
     def run(self) -> Iterator[DenoisingStep]:
+        try:
+            yield from self._tokens()
+        finally:
+            self.past.keep(self.cache, torch.cat(self.answer, 1)[0].tolist() if self.answer else [])
+
+    def _tokens(self) -> Iterator[DenoisingStep]:
         hidden, probe = self.prefill()
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
@@ -64,6 +76,7 @@ class AutoregressiveDecoder:
             logits = self.head(hidden)
             logits[..., self.model.config.mask_token_id] = -torch.inf
             proposal = propose(logits, self.config, seeded_noise(self.config.seed, index, 0, 1, self.device))
+            self.answer.append(proposal.ids)
             alive = torch.tensor(active, device=self.device)[:, None]
             ends = torch.isin(proposal.ids, self.eos_ids)[:, 0].tolist()
             last = index + 1 == self.config.max_new_tokens
@@ -82,6 +95,7 @@ class AutoregressiveDecoder:
                 forwards=1 + index,
                 seconds=perf_counter() - started,
                 prefill_seconds=prefill_seconds,
+                known=self.past.known,
                 **observations(self.observe, proposal),
                 attention=None if probe is None else probe.weights,
             )
@@ -93,12 +107,13 @@ class AutoregressiveDecoder:
 
     def prefill(self) -> tuple[Tensor, AttentionProbe | None]:
         """Fill the cache; the hidden state of each row's last token, [B, 1, D]."""
-        mask = hide_padding(block_causal_mask(self.longest, 1, self.device), self.valid)
+        known = self.past.known
+        mask = hide_padding(block_causal_mask(self.longest, 1, self.device), self.valid)[:, :, known:]
         probe = self._probe()
-        positions = torch.arange(self.longest, device=self.device)[None]
-        hidden = run_pass(self.model, self.prompt.embeds, mask, positions, self.cache, probe)
-        self.cache.commit(self.longest)
-        return hidden.gather(1, (self.lengths - 1).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])), probe
+        positions = torch.arange(known, self.longest, device=self.device)[None]
+        hidden = run_pass(self.model, self.prompt.embeds[:, known:], mask, positions, self.cache, probe)
+        self.cache.commit(self.longest - known)
+        return hidden.gather(1, (self.lengths - 1 - known).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])), probe
 
     def forward_token(self, tokens: Tensor, index: int) -> tuple[Tensor, AttentionProbe | None]:
         """One pass over the token at answer position `index`, long [B, 1]."""

@@ -30,6 +30,7 @@ from .lean import lean_decoder
 from .lookahead import Lookahead
 from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_pass
+from .prefix import Continuation, PrefixCache
 from .prompt import encode_prompt
 from .sampling import Noise, propose, seeded_noise
 from .step import DenoisingStep
@@ -43,6 +44,7 @@ def denoise(
     config: DecodingConfig,
     observe: Observe | None = None,
     canvas: Canvas | None = None,
+    prefixes: PrefixCache | None = None,
 ) -> Iterator[DenoisingStep]:
     """Denoise one answer per row of `inputs`, step by step.
 
@@ -52,55 +54,66 @@ def denoise(
         config: how to decode.
         observe: what else to record on the steps.
         canvas: given tokens and holes, the same for every row; its length replaces `max_new_tokens`.
+        prefixes: what earlier runs left; a single conversation begins with it, and leaves its own there.
 
     Yields:
         a `DenoisingStep` right after its forward pass. Closing the generator stops the work.
     """
-    yield from BlockDecoder(model, inputs, config, observe or Observe(), canvas).run()
+    yield from BlockDecoder(model, inputs, config, observe or Observe(), canvas, prefixes).run()
 
 
 class BlockDecoder:
     """State of one run: the cache, the finished blocks that are not in it yet, and the counters."""
 
-    def __init__(self, model, inputs, config: DecodingConfig, observe: Observe, canvas: Canvas | None):
+    def __init__(self, model, inputs, config: DecodingConfig, observe: Observe, canvas: Canvas | None,
+                 prefixes: PrefixCache | None = None):  # fmt: skip
         self.started = perf_counter()
         self.model, self.config, self.observe = model, config, observe
         self.layers = observe.resolve_layers(model.config.get_text_config().num_hidden_layers)
-        self.prompt = encode_prompt(model, inputs, ignore_padding=config.reference_compatible)
+        reference = config.reference_compatible
+        self.past = Continuation(None if reference else prefixes, model, inputs, config.block_size)
+        self.prompt = encode_prompt(model, self.past.inputs, ignore_padding=reference, known=self.past.known)
         self.device = self.prompt.embeds.device
         if self.layers and self.prompt.rows > 1:
             raise ValueError("attention_layers: attention can be observed for one conversation at a time.")
         self.board = Board(model, self.prompt, config, canvas)
-        self.lean = None if config.reference_compatible else lean_decoder(model)
+        self.lean = None if reference else lean_decoder(model)
         self.head = model.lm_head if self.lean is None else self.lean.head
         self.strategy = STRATEGIES[config.strategy]
         self.transfers = config.transfers(self.board.quota_total)
-        watched = bool(self.layers) or config.reference_compatible or self.prompt.rows > 1
+        watched = bool(self.layers) or reference or self.prompt.rows > 1
         self.lookahead = Lookahead(0 if watched else config.lookahead, self._reveal)
         spare = (1 + self.lookahead.depth) * self.board.cells
         self.cache = BlockCache(self.board.prefix + self.board.blocks * self.board.cells + spare)
+        self.past.fill(self.cache)
+        self.finished: list[Tensor] = []  # ids of finished blocks
         self.pending: list[Tensor] = []  # embeddings of finished blocks that are not in the cache yet
         self.forwards = 0
         self.prefill_seconds = 0.0
 
     def run(self) -> Iterator[DenoisingStep]:
-        self.prefill()
-        for block in range(self.board.blocks):
-            self.board.open(block)
-            yield from self.denoise_block(block)
-            if not self.config.reference_compatible:
-                self.pending.append(self.board.embeds())
-            if all(self.board.ended):
-                return
+        try:
+            self.prefill()
+            for block in range(self.board.blocks):
+                self.board.open(block)
+                yield from self.denoise_block(block)
+                self.finished.append(self.board.tokens)
+                if not self.config.reference_compatible:
+                    self.pending.append(self.board.embeds())
+                if all(self.board.ended):
+                    return
+        finally:
+            self.past.keep(self.cache, self._answer())
 
     def prefill(self) -> None:
-        """Fill the cache with the full blocks of every prompt. Computes no logits."""
-        prefix = self.board.prefix
-        if prefix:
+        """Fill the cache with the full blocks of every prompt, those that are known aside. Computes no logits."""
+        known, prefix = self.past.known, self.board.prefix
+        if known < prefix:
             mask = hide_padding(block_causal_mask(prefix, self.board.cells, self.device), self.board.prefix_valid)
-            positions = torch.arange(prefix, device=self.device)[None]
-            self.model.run_decoder(self.prompt.embeds[:, :prefix], mask, positions, self.cache)
-            self.cache.commit(prefix)
+            positions = torch.arange(known, prefix, device=self.device)[None]
+            embeds = self.prompt.embeds[:, known:prefix]
+            self.model.run_decoder(embeds, mask[:, :, known:], positions, self.cache)
+            self.cache.commit(prefix - known)
             self.forwards += 1
         self._wait()
         self.prefill_seconds = perf_counter() - self.started
@@ -142,6 +155,7 @@ class BlockDecoder:
                 forwards=self.forwards,
                 seconds=perf_counter() - started,
                 prefill_seconds=self.prefill_seconds,
+                known=self.past.known,
                 **observed,
             )
             step += 1
@@ -205,6 +219,10 @@ class BlockDecoder:
             old[:, : valid.shape[1]] = valid
         old = old[:, None, None, :].expand(-1, 1, len(new), -1)
         return torch.cat([old, new.expand(rows, 1, -1, -1)], dim=-1)
+
+    def _answer(self) -> list[int]:
+        """Ids of the finished blocks behind the prompt, of a single row."""
+        return torch.cat(self.finished, 1)[0].tolist()[self.board.tails[0] :] if self.finished else []
 
     def _quota(self, step: int) -> int:
         if self.config.reference_compatible:

@@ -38,6 +38,13 @@ class BlockCache:
         """Keep the first `count` of the positions written last."""
         self.length += count
 
+    def begin_with(self, other: BlockCache, count: int) -> None:
+        """Copy the first `count` committed positions of another cache into this empty one."""
+        for layer, held in other._layers.items():
+            for buffer, old in zip(self._buffers(layer, *held, count), held, strict=True):
+                buffer[:, :, :count] = old[:, :, :count]
+        self.length = count
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of committed positions."""
         return self.length

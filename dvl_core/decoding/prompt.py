@@ -32,13 +32,14 @@ class Prompt:
         return self.embeds.shape[0]
 
 
-def encode_prompt(model, inputs: dict[str, Any], ignore_padding: bool = False) -> Prompt:
+def encode_prompt(model, inputs: dict[str, Any], ignore_padding: bool = False, known: int = 0) -> Prompt:
     """Embed a batch of prompts, pictures included, and move left-padded rows to column 0.
 
     Args:
         inputs: `input_ids` long [B, L] or `inputs_embeds` float [B, L, D], optionally `attention_mask` [B, L] with 0
             at padding on either side, and the model's own picture inputs.
         ignore_padding: treat every column as a token, as the published code does for prompts without pictures.
+        known: columns whose embeddings nobody will ask for, left 0; `inputs` then have the pictures behind them alone.
 
     Raises:
         TypeError: for an input the model does not take.
@@ -53,7 +54,9 @@ def encode_prompt(model, inputs: dict[str, Any], ignore_padding: bool = False) -
         raise ValueError("Give exactly one of input_ids and inputs_embeds.")
     pictures = {name: inputs[name] for name in model.vision_inputs if inputs.get(name) is not None}
     if embeds is None:
-        embeds = model.embed_inputs(ids, **pictures)
+        embeds = model.embed_inputs(ids[:, known:], **pictures)
+        if known:
+            embeds = torch.cat([embeds.new_zeros(len(embeds), known, embeds.shape[-1]), embeds], dim=1)
     if embeds.shape[1] == 0 or embeds.shape[0] == 0:
         raise ValueError("The prompt is empty; give at least one token.")
     columns = torch.empty(0, dtype=torch.long, device=embeds.device)
@@ -61,7 +64,7 @@ def encode_prompt(model, inputs: dict[str, Any], ignore_padding: bool = False) -
         lengths = [embeds.shape[1]] * embeds.shape[0]
     else:
         embeds, ids, lengths = _align(embeds, ids, mask.to(embeds.device).bool())
-    if ids is not None and pictures and len(lengths) == 1:
+    if ids is not None and len(lengths) == 1:
         columns = (ids[0, : lengths[0]] == model.config.image_token_id).nonzero().flatten()
     return Prompt(embeds, ids, lengths, columns)
 

@@ -28,6 +28,7 @@ class DenoisingStep:
         forwards: forward passes so far, prefill included.
         seconds: duration of this step.
         prefill_seconds: duration of encoding pictures and prompt, the same on every step.
+        known: positions of the prompt that an earlier run had left in its cache, the same on every step.
         candidate_ids, candidate_probabilities: [B, N, K] when observed.
         entropies: float [B, N] in nats when observed.
         attention: layer -> float [B, N, P] over the picture patches when observed.
@@ -46,6 +47,7 @@ class DenoisingStep:
     forwards: int
     seconds: float
     prefill_seconds: float
+    known: int = 0
     candidate_ids: Tensor | None = None
     candidate_probabilities: Tensor | None = None
     entropies: Tensor | None = None

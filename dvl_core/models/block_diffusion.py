@@ -18,6 +18,7 @@ from ..decoding.config import DecodingConfig
 from ..decoding.generate import GenerateOutput, generate
 from ..decoding.masks import block_causal_mask, hide_padding
 from ..decoding.observe import Observe
+from ..decoding.prefix import PrefixCache
 from ..decoding.step import DenoisingStep
 from .checkpoint import check_tensors
 
@@ -30,7 +31,7 @@ class BlockDiffusionMixin:
     """Mixed into a stock model class, before it.
 
     The class says where its parts are: `decoder` (the stack of decoder layers), `embed_inputs(input_ids, ...)`,
-    `picture_grids(...)` and `vision_inputs` (names of the inputs that carry pictures).
+    `picture_grids(...)`, `separate_pictures(...)` and `vision_inputs` (names of the inputs that carry pictures).
     """
 
     vision_inputs: tuple[str, ...] = ()
@@ -147,15 +148,20 @@ class BlockDiffusionMixin:
         config: DecodingConfig | None = None,
         observe: Observe | None = None,
         canvas: Canvas | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> Iterator[DenoisingStep]:
         """Denoise an answer block by block; closing the generator stops the work. See `decoding.block.denoise`."""
-        return denoise(self, inputs, config or self.default_config(), observe, canvas)
+        return denoise(self, inputs, config or self.default_config(), observe, canvas, prefixes)
 
     def autoregress(
-        self, inputs: dict[str, Any], config: DecodingConfig | None = None, observe: Observe | None = None
+        self,
+        inputs: dict[str, Any],
+        config: DecodingConfig | None = None,
+        observe: Observe | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> Iterator[DenoisingStep]:
         """Decode one token per step, left to right, as the autoregressive parent does."""
-        return autoregress(self, inputs, config or self.default_config(), observe)
+        return autoregress(self, inputs, config or self.default_config(), observe, prefixes)
 
     def steps(
         self,
@@ -163,6 +169,7 @@ class BlockDiffusionMixin:
         config: DecodingConfig | None = None,
         observe: Observe | None = None,
         canvas: Canvas | None = None,
+        prefixes: PrefixCache | None = None,
     ) -> Iterator[DenoisingStep]:
         """The decoding this model was trained for: `denoise`, or `autoregress` when `enable_bd3lm` is False.
 
@@ -170,10 +177,10 @@ class BlockDiffusionMixin:
             ValueError: when a canvas is given to an autoregressive model, which can't fill holes.
         """
         if self.config.enable_bd3lm:
-            return self.denoise(inputs, config, observe, canvas)
+            return self.denoise(inputs, config, observe, canvas, prefixes)
         if canvas is not None:
             raise ValueError("canvas: an autoregressive model can't fill holes; load a block-diffusion model.")
-        return self.autoregress(inputs, config, observe)
+        return self.autoregress(inputs, config, observe, prefixes)
 
     def default_config(self, **settings: Any) -> DecodingConfig:
         """`settings`, the rest as the model was trained: its block size, one step per token of a block."""

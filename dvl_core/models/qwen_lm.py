@@ -113,6 +113,15 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         features = torch.cat(self.picture_features(pixel_values, image_sizes))
         return self.place_features(input_ids, features)
 
+    def separate_pictures(
+        self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
+    ) -> list[dict[str, Tensor]]:
+        """The inputs of each picture by itself; joined along their first axis they are those of all."""
+        if image_sizes is None:
+            return []
+        tiles = pixel_values.split([self.picture_plan(*size).tile_count for size in image_sizes.tolist()])
+        return [{"pixel_values": t, "image_sizes": s} for t, s in zip(tiles, image_sizes.split(1), strict=True)]
+
     def picture_grids(
         self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
     ) -> list[tuple[int, int]]:

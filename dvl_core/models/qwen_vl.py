@@ -53,6 +53,15 @@ class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLF
         features = torch.cat(self.get_image_features(pixel_values, image_grid_thw).pooler_output)
         return self.place_features(input_ids, features)
 
+    def separate_pictures(
+        self, pixel_values: Tensor | None = None, image_grid_thw: Tensor | None = None
+    ) -> list[dict[str, Tensor]]:
+        """The inputs of each picture by itself; joined along their first axis they are those of all."""
+        if image_grid_thw is None:
+            return []
+        patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
+        return [{"pixel_values": p, "image_grid_thw": g} for p, g in zip(patches, image_grid_thw.split(1), strict=True)]
+
     def picture_grids(self, image_grid_thw: Tensor | None) -> list[tuple[int, int]]:
         """Rows and columns of picture tokens of each picture."""
         return merged_grids(image_grid_thw, self.config.vision_config.spatial_merge_size)

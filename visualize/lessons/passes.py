@@ -60,11 +60,11 @@ def _block_passes(trace: DenoisingTrace, begin: int, end: int) -> Iterator[dict[
     size = max(1, int(settings.get("block_size") or 1))
     if reference and size >= prompt + trace.length:
         size = prompt + trace.length  # the published code then takes everything as one block
-    cached = prompt // size * size
+    cached, known = prompt // size * size, trace.steps[begin].known or 0
     before = trace.steps[begin - 1].forwards if begin else 0
-    if cached:
+    if known < cached:
         before += 1
-        yield _pass("prefill", begin - 1, size, 0, cached, cached, 0)
+        yield _pass("prefill", begin - 1, size, known, cached - known, cached - known, 0)
     for index in range(begin, end):
         step = trace.steps[index]
         if step.forwards == before:
@@ -89,7 +89,8 @@ def _causal_passes(trace: DenoisingTrace) -> Iterator[dict[str, Any]]:
         if index:
             yield _pass("step", index, 1, prompt + index - 1, 1, 1, prompt + index)
         else:
-            yield _pass("prefill", 0, 1, 0, prompt, prompt, prompt)
+            known = trace.steps[0].known or 0
+            yield _pass("prefill", 0, 1, known, prompt - known, prompt - known, prompt)
 
 
 def _pass(kind: str, step: int, size: int, cached: int, computed: int, written: int, without: int) -> dict[str, Any]:
