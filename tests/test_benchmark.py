@@ -73,25 +73,33 @@ def test_sizes_are_what_they_are_called():
 
 
 def test_the_command_measures_keeps_and_draws(tmp_path, capsys):
-    short = "--size 1m --prompt 16 --answer 16 --answers 8,16 --repeats 1 --device cpu".split()
-    assert main(["--suite", "decode,growth", "--json", "--out", str(tmp_path), *short]) == 0
-    decode, growth = json.loads(capsys.readouterr().out)
+    short = "--size 1m --prompt 16 --answer 16 --answers 8,264 --pictures 4,6 --batches 1,3 --repeats 1 --device cpu"
+    short = short.split()
+    assert main(["--suite", "decode,growth,train", "--json", "--out", str(tmp_path), *short]) == 0
+    decode, growth, train = json.loads(capsys.readouterr().out)
     rows = {row["name"]: row for row in decode["rows"]}
     assert decode["same_ids_as_plain"] and rows["plain loop"]["ratio"] == 1.0
     assert rows["ours"]["forwards"] == 17 and rows["plain loop"]["forwards"] == 19
     assert rows["ours"]["ratio"] == pytest.approx(rows["plain loop"]["seconds"] / rows["ours"]["seconds"], rel=0.01)
-    assert [row["answer"] for row in growth["rows"]] == [8, 8, 16, 16]
+    ahead = rows["ours, looking ahead"]
+    assert ahead["tokens"] == 16 and ahead["forwards"] <= 17
+    grown = [(row["name"], row["grows"], row["at"], row["tokens"]) for row in growth["rows"]]
+    assert grown == [
+        ("ours", "answer", 8, 8), ("whole answer, no cache", "answer", 8, 8), ("ours", "answer", 264, 264),
+        *(("ours", "picture", at, 32) for at in (4, 6)), ("ours", "batch", 1, 32), ("ours", "batch", 3, 96),
+    ]  # fmt: skip
+    assert train["same_loss"] and [row["name"] for row in train["rows"]] == ["doubled sequence", "ours", "next token"]
     assert decode["machine"]["torch"] == torch.__version__
     assert draw([str(tmp_path)]) == 0
-    assert all(file.stat().st_size > 5000 for file in tmp_path.glob("*.png")) and len(list(tmp_path.glob("*.png"))) == 2
+    assert all(file.stat().st_size > 5000 for file in tmp_path.glob("*.png")) and len(list(tmp_path.glob("*.png"))) == 3
     assert draw([str(tmp_path / "nothing")]) == 2
     assert main(["--suite", "decode", *short]) == 0
     assert "| plain loop | 16 | 19 |" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("bad", [["--suite", "chess"], ["--size", "9t"], ["--repeats", "0"]])
+@pytest.mark.parametrize("bad", ["--suite chess", "--size 9t", "--repeats 0", "--suite growth --answers 8,x"])
 def test_what_can_not_be_measured_is_refused(bad, capsys):
-    assert main([*bad, "--device", "cpu"]) == 2
+    assert main([*bad.split(), "--device", "cpu"]) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 

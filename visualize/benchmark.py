@@ -15,25 +15,26 @@ from visualize.theme import LIGHT
 
 
 def figure(result: dict[str, Any]) -> Figure:
-    """Tokens per second of every variant, with the span of its runs; or seconds by answer length, of a growth suite.
+    """Tokens per second of every variant, with the span of its runs; or seconds by what grows, of a growth suite.
 
     Args:
         result: what `python -m dvl_core.benchmark --out` keeps.
     """
-    growing = any("answer" in row for row in result["rows"])
-    drawn = Figure(figsize=(8, 4.4 if growing else 0.9 + 0.46 * len(result["rows"])), dpi=160, layout="constrained",
-                   facecolor=LIGHT.surface)  # fmt: skip
+    grown = list(dict.fromkeys(row["grows"] for row in result["rows"] if "grows" in row))
+    size = (4 * len(grown), 3.8) if grown else (8, 0.9 + 0.46 * len(result["rows"]))
+    drawn = Figure(figsize=size, dpi=160, layout="constrained", facecolor=LIGHT.surface)
     FigureCanvasAgg(drawn)
-    axes = drawn.add_subplot(facecolor=LIGHT.surface)
-    (_growth if growing else _bars)(axes, result["rows"])
+    for axes, what in zip(drawn.subplots(1, max(1, len(grown)), squeeze=False)[0], grown or [None], strict=True):
+        axes.set_facecolor(LIGHT.surface)
+        _bars(axes, result["rows"]) if what is None else _growth(axes, what, result["rows"])
+        axes.tick_params(colors=LIGHT.muted, labelsize=8)
+        for side, spine in axes.spines.items():
+            spine.set_visible(side in ("left", "bottom"))
+            spine.set_color(LIGHT.line)
     machine = result.get("machine", {})
     about = [result["suite"], result["size"], machine.get("gpu") or machine.get("processor", "")]
     title = "  ·  ".join(part for part in about if part)
-    axes.set_title(title, loc="left", fontsize=9, color=LIGHT.ink, parse_math=False)
-    axes.tick_params(colors=LIGHT.muted, labelsize=8)
-    for side, spine in axes.spines.items():
-        spine.set_visible(side in ("left", "bottom"))
-        spine.set_color(LIGHT.line)
+    drawn.axes[0].set_title(title, loc="left", fontsize=9, color=LIGHT.ink, parse_math=False)
     return drawn
 
 
@@ -54,13 +55,19 @@ def _bars(axes, rows: list[dict[str, Any]]) -> None:
     axes.set_xlabel("answer tokens per second (median; line: slowest to fastest run)", fontsize=9, color=LIGHT.ink)
 
 
-def _growth(axes, rows: list[dict[str, Any]]) -> None:
+GROWN = {"answer": "tokens of the answer", "picture": "tokens of the picture", "batch": "conversations at once"}
+
+
+def _growth(axes, what: str, rows: list[dict[str, Any]]) -> None:
     for name, style, colour in (("ours", "-", LIGHT.scale[7]), ("whole answer, no cache", "--", LIGHT.scale[3])):
-        found = [row for row in rows if row["name"] == name]
-        axes.plot([row["answer"] for row in found], [row["seconds"] for row in found], style, marker="o", color=colour,
-                  label=name)  # fmt: skip
+        found = [row for row in rows if row["name"] == name and row["grows"] == what]
+        if found:
+            axes.plot([row["at"] for row in found], [row["seconds"] for row in found], style, marker="o", color=colour,
+                      label=name)  # fmt: skip
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
     axes.legend(frameon=False, fontsize=8)
-    axes.set_xlabel("answer length in tokens", fontsize=9, color=LIGHT.ink)
+    axes.set_xlabel(GROWN[what], fontsize=9, color=LIGHT.ink)
     axes.set_ylabel("seconds (median)", fontsize=9, color=LIGHT.ink)
 
 

@@ -2,7 +2,7 @@
 
     python -m dvl_core.benchmark --suite decode --size 58m
     python -m dvl_core.benchmark --suite decode --size 7b --device cuda --dtype bfloat16
-    python -m dvl_core.benchmark --suite observe,app,growth --json
+    python -m dvl_core.benchmark --suite observe,train,app,growth --json
 
 Variants that are compared run in turn in one process; what is printed are medians with the fastest and slowest run, and
 ratios between variants of one run. Nothing else should use the machine meanwhile. `--out FOLDER` keeps the numbers; the
@@ -21,10 +21,10 @@ import torch
 
 from ..models.loading import resolve_device, resolve_dtype
 from .sizes import SIZES
-from .suites import app_suite, decode_suite, growth_suite, observe_suite
+from .suites import app_suite, decode_suite, growth_suite, observe_suite, train_suite
 from .timing import machine
 
-SUITES = ("decode", "growth", "observe", "app")
+SUITES = ("decode", "growth", "observe", "train", "app")
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -37,7 +37,9 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="auto", help="auto (float32 on a CPU, bfloat16 on a GPU) or a torch dtype")
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--answer", type=int, default=128, help="tokens of the answer")
-    parser.add_argument("--answers", default="32,64,128,256", help="answer lengths of the growth suite")
+    parser.add_argument("--answers", default="32,64,128,256,512,1024", help="growth suite: tokens of the answer")
+    parser.add_argument("--pictures", default="64,256,1024,4096", help="growth suite: tokens of the picture")
+    parser.add_argument("--batches", default="1,2,4,8,16", help="growth suite: conversations at once")
     parser.add_argument("--model", type=Path, default=Path("assets/tinyvl"), help="folder, for the app suite")
     parser.add_argument("--repeats", type=int, default=5, help="counted runs of every variant")
     parser.add_argument("--json", action="store_true", help="print JSON instead of tables")
@@ -50,13 +52,23 @@ def run_suite(name: str, options: argparse.Namespace, device: torch.device, dtyp
     if name == "decode":
         return decode_suite(options.size, device, dtype, options.prompt, options.answer, options.repeats)
     if name == "growth":
-        answers = [int(part) for part in options.answers.split(",")]
-        return growth_suite(options.size, device, dtype, answers, options.repeats)
+        grown = {"answer": options.answers, "picture": options.pictures, "batch": options.batches}
+        grown = {what: _counts(f"{what}s" if what != "batch" else "batches", text) for what, text in grown.items()}
+        return growth_suite(options.size, device, dtype, grown, options.repeats)
     if name == "observe":
         return observe_suite(options.size, device, dtype, options.repeats)
+    if name == "train":
+        return train_suite(options.size, device, dtype, options.prompt, options.answer, options.repeats)
     if name == "app":
         return app_suite(options.model, options.repeats)
     raise ValueError(f"suite must be one of {', '.join(SUITES)}; got {name!r}.")
+
+
+def _counts(option: str, text: str) -> list[int]:
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    if not all(part.isdecimal() and int(part) > 0 for part in parts):
+        raise ValueError(f"{option} must be whole numbers above 0 with commas between them; got {text!r}.")
+    return [int(part) for part in parts]
 
 
 def table(result: dict[str, Any]) -> str:
@@ -69,10 +81,15 @@ def table(result: dict[str, Any]) -> str:
             f"bandwidth of {result['bandwidth'] / 1e9:.1f} GB/s; same ids as the plain loop: "
             f"{result['same_ids_as_plain']}"
         )
+    if "same_loss" in result:
+        heading += (
+            f": {result['batch']} rows of {result['prompt']} + {result['answer']} tokens, forward and backward pass; "
+            f"same loss as the doubled sequence: {result['same_loss']}"
+        )
     columns = ("variant", "tokens", "forwards", "seconds (fastest to slowest)", "ms per forward", "tokens/s", "ratio")
     lines = [heading, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in result["rows"]:
-        name = f"{row['name']}, answer {row['answer']}" if "answer" in row else row["name"]
+        name = f"{row['name']}, {row['grows']} {row['at']}" if "grows" in row else row["name"]
         lines.append(
             f"| {name} | {row['tokens']} | {row['forwards']} | {row['seconds']:.4f} ({row['fastest']:.4f} to "
             f"{row['slowest']:.4f}) | {row['milliseconds_per_forward']:.3f} | {row['tokens_per_second']:.1f} "

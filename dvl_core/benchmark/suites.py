@@ -1,4 +1,4 @@
-"""What is compared: decoding against the plain loop and other ways, what observation costs, what the app adds."""
+"""What is compared: decoding and training against the plain ways, how cost grows, what observing and the app add."""
 
 from __future__ import annotations
 
@@ -15,10 +15,13 @@ from ..decoding import DecodingConfig, Observe
 from ..decoding.autoregressive import autoregress
 from ..engine import Engine, Stepped
 from ..models.loading import load_model
+from ..training.answers import masked_token_losses, next_token_losses
+from ..training.objective import IGNORE, add_noise, block_diffusion_loss, diffusion_forward
 from .plain import plain_blocks, whole_answer
 from .sizes import random_model, weight_bytes
 from .timing import Measurement, Outcome, copy_bandwidth, interleaved
 
+WHOLE_UNTIL = 256  # tokens; what a longer answer costs without a cache grows beyond patience
 OBSERVATIONS = {
     "candidates": Observe(candidates=5), "entropy": Observe(entropy=True), "attention": Observe(attention_layers=(-1,)),
 }  # fmt: skip
@@ -27,7 +30,7 @@ OBSERVATIONS = {
 def ours(model, input_ids, config: DecodingConfig, observe: Observe | None = None, **pictures: Any) -> Outcome:
     """Our block decoder, watched by nobody but a counter."""
     output = model.generate(input_ids, config=config, observe=observe, **pictures)
-    return Outcome(len(output.answers[0]), output.forwards, tuple(output.answers[0]))
+    return Outcome(sum(map(len, output.answers)), output.forwards, tuple(output.answers[0]))
 
 
 def left_to_right(model, input_ids, config: DecodingConfig) -> Outcome:
@@ -74,31 +77,92 @@ def decode_suite(
     }  # fmt: skip
 
 
-def growth_suite(size: str, device: torch.device, dtype: torch.dtype, answers: list[int], repeats: int) -> dict:
-    """Seconds as the answer grows, ours against denoising the whole answer without a cache."""
+def growth_suite(
+    size: str, device: torch.device, dtype: torch.dtype, grown: dict[str, list[int]], repeats: int
+) -> dict[str, Any]:
+    """Seconds as one thing grows, the others being an answer of 32 tokens to 64 tokens of a picture, one conversation.
+
+    Args:
+        grown: the values of "answer" (tokens), "picture" (tokens) and "batch" (conversations) to measure. Answers up to
+            `WHOLE_UNTIL` are denoised whole and without a cache too.
+    """
     model = random_model(size, device, dtype)
-    ids = torch.randint(1, 500, (1, 256), device=device)
     rows = []
-    for answer in answers:
-        config = DecodingConfig(block_size=8, steps=8, max_new_tokens=answer)
-        variants = {
-            "ours": lambda config=config: ours(model, ids, config),
-            "whole answer, no cache": lambda config=config: whole_answer(model, ids, config),
-        }
-        measured = interleaved(variants, repeats, device)
-        rows += [{"answer": answer, **row} for row in _rows(measured, "whole answer, no cache")]
+    for what, values in grown.items():
+        for value in values:
+            case = {"answer": 32, "picture": 64, "batch": 1} | {what: value}
+            config = DecodingConfig(block_size=8, steps=8, max_new_tokens=case["answer"])
+            ids, pictures = picture_prompt(model, case["picture"], case["batch"])
+            variants = {"ours": lambda ids=ids, config=config, shown=pictures: ours(model, ids, config, **shown)}
+            if what == "answer" and value <= WHOLE_UNTIL:
+                variants["whole answer, no cache"] = lambda ids=ids, config=config: whole_answer(model, ids, config)
+            measured = interleaved(variants, repeats, device)
+            rows += [{"grows": what, "at": value, **row} for row in _rows(measured, next(reversed(variants)))]
     return {"suite": "growth", "size": size, "rows": rows}
+
+
+def picture_prompt(model, tokens: int, batch: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """`batch` prompts of a random picture of `tokens` tokens, as square as may be, and 64 tokens of text."""
+    vision, device = model.config.vision_config, model.device
+    height = max(h for h in range(1, tokens + 1) if tokens % h == 0 and h * h <= tokens)
+    grid = [1, height * vision.spatial_merge_size, tokens // height * vision.spatial_merge_size]
+    patch = 3 * vision.temporal_patch_size * vision.patch_size**2
+    pixels = torch.randn(batch * grid[1] * grid[2], patch, device=device, dtype=model.dtype)
+    ids = torch.randint(1, 500, (batch, 64 + tokens), device=device)
+    ids[:, 32 : 32 + tokens] = model.config.image_token_id
+    return ids, {"pixel_values": pixels, "image_grid_thw": torch.tensor([grid] * batch, device=device)}
+
+
+def train_suite(
+    size: str, device: torch.device, dtype: torch.dtype, prompt: int, answer: int, repeats: int, batch: int = 2
+) -> dict[str, Any]:
+    """Forward and backward pass of the diffusion loss: the doubled sequence as published, and noisy answers alone.
+
+    Args:
+        prompt, answer: tokens of every row.
+        batch: rows.
+    """
+    model = random_model(size, device, dtype)
+    embeds = model.token_embeds(torch.randint(1, 500, (batch, prompt + answer), device=device)).detach()
+    labels = torch.randint(1, 500, (batch, prompt + answer), device=device)
+    labels[:, :prompt] = IGNORE
+    draw = torch.Generator().manual_seed(0)
+    blocks, tokens = (torch.rand(batch, n, generator=draw) for n in (-(-labels.shape[1] // 8), labels.shape[1]))
+    noise = add_noise(labels, blocks.to(device), tokens.to(device), block_size=8)
+    losses: dict[str, float] = {}
+
+    def step(name: str, loss_of: Callable[[], torch.Tensor]) -> Outcome:
+        loss = loss_of()
+        loss.backward()
+        model.zero_grad()
+        losses[name] = loss.item()
+        return Outcome(batch * answer, 1, ())
+
+    def doubled() -> torch.Tensor:
+        return block_diffusion_loss(diffusion_forward(model, embeds, noise, 8), labels, noise)
+
+    def answers() -> torch.Tensor:
+        token = masked_token_losses(model, embeds, labels, noise.masked, 8)
+        return ((token / noise.levels).sum(1) / answer).mean()
+
+    def next_tokens() -> torch.Tensor:
+        return next_token_losses(model, embeds, labels).sum(1).mean() / answer
+
+    variants = {"doubled sequence": doubled, "ours": answers, "next token": next_tokens}
+    measured = interleaved(
+        {name: lambda name=name, loss=loss: step(name, loss) for name, loss in variants.items()}, repeats, device
+    )
+    return {
+        "suite": "train", "size": size, "prompt": prompt, "answer": answer, "batch": batch,
+        "same_loss": abs(losses["ours"] / losses["doubled sequence"] - 1) < 1e-5,
+        "rows": _rows(measured, "doubled sequence"),
+    }  # fmt: skip
 
 
 def observe_suite(size: str, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     """What each kind of observation adds to a run, against none."""
     model = random_model(size, device, dtype)
-    vision = model.config.vision_config
-    side = 8 * vision.spatial_merge_size  # patches, for 64 picture tokens
-    pixels = torch.randn(side**2, 3 * vision.temporal_patch_size * vision.patch_size**2, device=device, dtype=dtype)
-    pictures = {"pixel_values": pixels, "image_grid_thw": torch.tensor([[1, side, side]], device=device)}
-    ids = torch.randint(1, 500, (1, 256), device=device)
-    ids[0, 64:128] = model.config.image_token_id
+    ids, pictures = picture_prompt(model, 64)
     config = DecodingConfig(block_size=8, steps=8, max_new_tokens=64)
     variants: dict[str, Callable[[], Outcome]] = {"nothing": lambda: ours(model, ids, config, **pictures)}
     for name, observe in OBSERVATIONS.items():
