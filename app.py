@@ -14,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -30,6 +31,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
+from dvl_core.ahead import ahead
 from dvl_core.decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
 from dvl_core.desk import RECORDS, Desk
 from dvl_core.engine import Engine, EngineError, Event, Loading, Started, Stepped, Waiting
@@ -85,20 +87,35 @@ class Stage:
         `kept` is the conversation that stays when this can't be done, `typed` the question that is then typed again.
         """
         run = None
+
+        def rested(come: tuple[Run, Event]) -> bool:
+            if isinstance(come[1], Stepped):
+                come[0].stop.wait(rest)
+            return come[0].stop.is_set()
+
         try:
-            with closing(events):
-                for run, event in events:
-                    if changes := self._event(run, event):
-                        yield changes
-                    if isinstance(event, Stepped):
-                        run.stop.wait(rest)
-                    if run.stop.is_set():
-                        break
+            with closing(ahead(events, rested)) as batches:
+                for batch in batches:
+                    run = batch[-1][0]
+                    yield from self._changes(run, [event for _, event in batch])
         except EngineError as error:
             yield self._failed(run, error, kept, typed)
             return
         if run is not None and self.desk.sessions.is_current(visitor, run):
             yield self._finished(run)
+
+    def _changes(self, run: Run, events: list[Event]) -> Iterator[dict[str, Any]]:
+        """Steps that come together go to the page together."""
+        for stepped, together in groupby(events, lambda event: isinstance(event, Stepped)):
+            if stepped:
+                yield self._stepped(run, list(together))
+            else:
+                yield from filter(None, (self._event(run, event) for event in together))
+
+    def _stepped(self, run: Run, come: list[Stepped]) -> dict[str, Any]:
+        vocabulary = {token: text for event in come for token, text in event.vocabulary.items()}
+        steps = [event.step for event in come]
+        return {"canvas": protocol.steps_message(run.id, come[0].trace, come[0].number, steps, vocabulary)}
 
     def _event(self, run: Run, event: Event) -> dict[str, Any]:
         if isinstance(event, Waiting | Loading):
@@ -106,8 +123,6 @@ class Stage:
             run.waiting = True
             before = event.before if isinstance(event, Waiting) else None
             return {"canvas": protocol.waiting_message(run.id, before), **stoppable}
-        if isinstance(event, Stepped):
-            return {"canvas": protocol.step_message(run.id, run.trace, event.vocabulary)}
         if isinstance(event, Started):
             return {
                 "canvas": protocol.header_message(run.id, run.trace),

@@ -91,8 +91,9 @@ class Started:
 
 @dataclass(frozen=True)
 class Stepped:
-    """One step was computed: as recorded, and the vocabulary entries no earlier step brought."""
+    """One step was computed, the `number`th of its trace: as recorded, and the vocabulary entries that it brought."""
 
+    number: int
     step: TraceStep
     vocabulary: dict[int, bytes]
     trace: DenoisingTrace
@@ -352,7 +353,7 @@ class Engine:
         try:
             while (step := self._next(steps)) is not None:
                 recorded = recorder.add(step)
-                yield Stepped(recorded, recorder.new_vocabulary(), trace)
+                yield Stepped(len(trace.steps), recorded, recorder.new_vocabulary(), trace)
             whole = True
         finally:
             steps.close()

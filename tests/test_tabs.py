@@ -104,7 +104,7 @@ def test_an_update_stays_small_unless_more_was_asked_for(visit):
     for step in steps:
         trace.steps.append(step)
         fresh = {token: trace.vocabulary[token] for token in step.proposals}
-        assert len(json.dumps(protocol.step_message("run", trace, fresh))) < 4096
+        assert len(json.dumps(protocol.steps_message("run", trace, len(trace.steps), trace.steps[-1:], fresh))) < 4096
 
 
 def test_ten_long_runs_keep_the_page_small(visit):

@@ -1,5 +1,6 @@
 """What is drawn from a trace: no torch, no model, no browser."""
 
+import json
 import re
 import subprocess
 import sys
@@ -119,9 +120,8 @@ def replay(messages) -> DenoisingTrace:
         vocabulary |= message.get("vocabulary", {})
         if "prefill_milliseconds" in message:
             data["prefill_milliseconds"] = message["prefill_milliseconds"]
-        if "step" in message:
-            steps[message["seq"]] = message["step"]
-        for i, step in enumerate(message.get("steps", [])):
+        told = message.get("steps", [])
+        for i, step in enumerate(json.loads(told) if isinstance(told, str) else told):
             steps[message["seq"] + i] = step
         if "done" in message:
             data["finish_reason"] = message["done"]["reason"]
@@ -134,11 +134,13 @@ def live_messages(trace: DenoisingTrace):
     growing.prefill_milliseconds = 0.0
     yield protocol.header_message("r", growing)
     growing.prefill_milliseconds = trace.prefill_milliseconds
-    for step in trace.steps:
-        new = {t: trace.vocabulary[t] for t in step.proposals if t not in growing.vocabulary}
+    while len(growing.steps) < len(trace.steps):
+        number = len(growing.steps) + 1
+        come = trace.steps[number - 1 : number + number % 3]  # one, two or three at once
+        new = {t: trace.vocabulary[t] for step in come for t in step.proposals if t not in growing.vocabulary}
         growing.vocabulary |= new
-        growing.steps.append(step)
-        yield protocol.step_message("r", growing, new)
+        growing.steps += come
+        yield protocol.steps_message("r", growing, number, come, new)
     growing.finish_reason = trace.finish_reason
     yield protocol.done_message("r", growing)
 

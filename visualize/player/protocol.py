@@ -1,16 +1,18 @@
 """The messages a player understands: small, numbered JSON objects about one run.
 
 A live run sends `waiting` any number of times, then `header` (seq 0; of a branch with the steps that it shares), its
-steps (seq 1, 2, ...; each with the vocabulary entries that are new in it, the first with the prefill time) and `done`.
-A player that finds a gap asks for `missing`. A recorded run is one message with the whole trace. Pictures stay out of
-live messages: the page has them already.
+steps (seq 1, 2, ...: of the first step in the message; with the vocabulary entries that are new, the first with the
+prefill time) and `done`. A player that finds a gap asks for `missing`. A recorded run is one message with the whole
+trace. Pictures stay out of live messages: the page has them already.
 """
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from typing import Any
 
-from dvl_core.trace import DenoisingTrace, encode_vocabulary
+from dvl_core.trace import DenoisingTrace, TraceStep, encode_vocabulary
 
 Message = dict[str, Any]
 
@@ -27,12 +29,18 @@ def header_message(run: str, trace: DenoisingTrace) -> Message:
     return {"run": run, "seq": 0, "header": _header(trace), "vocabulary": encode_vocabulary(_given_entries(trace))}
 
 
-def step_message(run: str, trace: DenoisingTrace, vocabulary: dict[int, bytes]) -> Message:
-    """The step that was recorded last; `vocabulary` holds the entries that no earlier message carried."""
-    seq = len(trace.steps)
-    message = {"run": run, "seq": seq, "step": trace.steps[-1].to_json(), "vocabulary": encode_vocabulary(vocabulary)}
+def steps_message(
+    run: str, trace: DenoisingTrace, number: int, steps: Sequence[TraceStep], vocabulary: dict[int, bytes]
+) -> Message:
+    """Steps that were recorded one after the other, the first of them the `number`th of the trace.
+
+    `vocabulary` holds the entries that no earlier message carried. The steps go as text: gradio sends what differs from
+    the message before, and gets lists inside lists wrong when they shrink.
+    """
+    told = json.dumps([step.to_json() for step in steps], separators=(",", ":"))
+    message = {"run": run, "seq": number, "steps": told, "vocabulary": encode_vocabulary(vocabulary)}
     first = 1 + (trace.parent["step"] if trace.parent else 0)
-    return message | ({"prefill_milliseconds": trace.prefill_milliseconds} if seq == first else {})
+    return message | ({"prefill_milliseconds": trace.prefill_milliseconds} if number == first else {})
 
 
 def done_message(run: str, trace: DenoisingTrace) -> Message:
@@ -47,7 +55,7 @@ def missing_message(run: str, trace: DenoisingTrace, have: int) -> Message:
         "seq": have + 1 if have < len(trace.steps) else len(trace.steps),
         "header": _header(trace),
         "steps": [step.to_json() for step in trace.steps[have:]],
-        "vocabulary": encode_vocabulary(trace.vocabulary),
+        "vocabulary": encode_vocabulary(dict(trace.vocabulary)),  # a copy: the run may go on meanwhile
     }
     return message | ({"done": _done(trace)} if trace.finish_reason else {})
 
@@ -75,4 +83,4 @@ def _without_pixels(images: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 def _given_entries(trace: DenoisingTrace) -> dict[int, bytes]:
     ids = {token for _, token in trace.given}
-    return {token: text for token, text in trace.vocabulary.items() if token in ids}
+    return {token: text for token, text in dict(trace.vocabulary).items() if token in ids}

@@ -9,8 +9,8 @@ function mergeMessage(run, message) {
   if (message.header) run.header = message.header;
   if (message.prefill_milliseconds) run.prefill = message.prefill_milliseconds;
   learn(run, message.vocabulary);
-  if (message.step) run.steps[message.seq - 1] = message.step;
-  (message.steps || []).forEach((step, i) => { run.steps[message.seq - 1 + i] = step; });
+  const steps = typeof message.steps === "string" ? JSON.parse(message.steps) : message.steps || [];
+  steps.forEach((step, i) => { run.steps[message.seq - 1 + i] = step; });
   run.heard = Math.max(run.heard, run.steps.length, message.seq || 0);
   if (message.done) {
     run.total = message.done.steps;
