@@ -11,10 +11,10 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -66,23 +66,51 @@ LABELS = {
     "threshold": "Threshold", "entropy_bound": "Entropy bound", "factor": "Factor", "temperature": "Temperature",
     "seed": "Seed",
 }  # fmt: skip
+FRAME = 1 / 30  # seconds between two messages to a page; quicker steps go together
 say = gr.I18n(**strings.by_language("page", "race", "strategy"))
 
 
 # -- what a run changes on the page --
 
 
+@dataclass
+class Show:
+    """A run on a page, from its start on.
+
+    Attributes:
+        run: which.
+        batches: events that have still to come, in lists.
+        come: events that came together with the start.
+        kept, typed: as of `Stage.begin`.
+        error: what ended it, if anything did.
+        over: whether everything has been shown.
+    """
+
+    run: Run
+    batches: Generator[list[tuple[Run, Event]]]
+    come: list[Event]
+    kept: list[dict]
+    typed: dict | None
+    error: EngineError | None = None
+    over: bool = False
+
+
 class Stage:
-    """Turns what happens in a run into changes of the page: dicts by the name of a `View` field."""
+    """Turns what happens in a run into changes of the page: dicts by the name of a `View` field.
+
+    A run has three acts. Only the player changes in the second: whatever is an output of an event costs gradio
+    milliseconds with every step, and a step may take less.
+    """
 
     def __init__(self, desk: Desk):
         self.desk = desk
+        self._shows: dict[str, Show] = {}  # by visitor
 
-    def show(
-        self, visitor: str, events: Iterator[tuple[Run, Event]], kept: list[dict], rest: float,
+    def begin(
+        self, visitor: str, events: Generator[tuple[Run, Event]], kept: list[dict], rest: float,
         typed: dict | None = None,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """Show a run step by step, with `rest` seconds after every step.
+        """Act one, up to the start of the run. It rests `rest` seconds after every step.
 
         `kept` is the conversation that stays when this can't be done, `typed` the question that is then typed again.
         """
@@ -93,24 +121,54 @@ class Stage:
                 come[0].stop.wait(rest)
             return come[0].stop.is_set()
 
+        batches = ahead(events, rested, FRAME)
         try:
-            with closing(ahead(events, rested)) as batches:
-                for batch in batches:
-                    run = batch[-1][0]
-                    yield from self._changes(run, [event for _, event in batch])
+            for batch in batches:
+                run, come = batch[-1][0], [event for _, event in batch]
+                started = any(isinstance(event, Started) for event in come)
+                while come and not isinstance(come[0], Stepped):
+                    if changes := self._event(run, come.pop(0)):
+                        yield changes
+                if started:
+                    self._shows[visitor] = Show(run, batches, come, kept, typed)
+                    return
         except EngineError as error:
             yield self._failed(run, error, kept, typed)
-            return
-        if run is not None and self.desk.sessions.is_current(visitor, run):
-            yield self._finished(run)
+        else:
+            if run is not None and self.desk.sessions.is_current(visitor, run):  # stopped while it waited
+                yield self._finished(run)
+        finally:
+            show = self._shows.get(visitor)
+            if show is None or show.batches is not batches:
+                batches.close()
 
-    def _changes(self, run: Run, events: list[Event]) -> Iterator[dict[str, Any]]:
-        """Steps that come together go to the page together."""
-        for stepped, together in groupby(events, lambda event: isinstance(event, Stepped)):
-            if stepped:
-                yield self._stepped(run, list(together))
-            else:
-                yield from filter(None, (self._event(run, event) for event in together))
+    def steps(self, visitor: str) -> Iterator[dict[str, Any]]:
+        """Act two: messages for the player."""
+        show = self._shows.get(visitor)
+        if show is None or show.over:
+            return
+        try:
+            with closing(show.batches) as batches:
+                for come in chain([show.come], ([event for _, event in batch] for batch in batches)):
+                    if steps := [event for event in come if isinstance(event, Stepped)]:
+                        yield self._stepped(show.run, steps)
+        except EngineError as error:
+            show.error = error
+        show.over = True
+
+    def end(self, visitor: str) -> dict[str, Any]:
+        """Act three: the conversation with its answer, or the sentence that says what went wrong."""
+        show = self._shows.get(visitor)
+        if show is None or not show.over:  # another run has taken its place
+            return {}
+        del self._shows[visitor]
+        if show.error is not None:
+            return self._failed(show.run, show.error, show.kept, show.typed)
+        return self._finished(show.run) if self.desk.sessions.is_current(visitor, show.run) else {}
+
+    def leave(self, visitor: str) -> None:
+        """The visitor has gone."""
+        self._shows.pop(visitor, None)
 
     def _stepped(self, run: Run, come: list[Stepped]) -> dict[str, Any]:
         vocabulary = {token: text for event in come for token, text in event.vocabulary.items()}
@@ -622,7 +680,7 @@ def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Contro
         settings, rest, records, template = controls.read(data)
         question = {"role": "user", "text": text.strip(), "picture": picture}
         events = desk.ask(visitor, question, turns, settings, records, template)
-        yield from map(view.update, stage.show(visitor, events, data[view.turns], rest, question))
+        yield from map(view.update, stage.begin(visitor, events, data[view.turns], rest, question))
 
     def on_submit(data: dict, request: gr.Request):
         message = data[view.box] or {}
@@ -637,15 +695,15 @@ def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Contro
         asked, visitor = event._data, request.session_hash
         settings, rest, records, _ = controls.read(data)
         events = desk.branch(visitor, str(asked["run"]), int(asked["step"]), asked["changes"], settings, records)
-        yield from map(view.update, stage.show(visitor, events, data[view.turns], rest))
+        yield from map(view.update, stage.begin(visitor, events, data[view.turns], rest))
 
     def on_observe(data: dict, event: gr.EventData, request: gr.Request):
         events = desk.observe(request.session_hash, str(event._data["run"]))
-        yield from map(view.update, stage.show(request.session_hash, events, data[view.turns], 0.0))
+        yield from map(view.update, stage.begin(request.session_hash, events, data[view.turns], 0.0))
 
     def on_occlude(data: dict, event: gr.EventData, request: gr.Request):
         events = desk.occlude(request.session_hash, str(event._data["run"]), event._data["region"])
-        yield from map(view.update, stage.show(request.session_hash, events, data[view.turns], 0.0))
+        yield from map(view.update, stage.begin(request.session_hash, events, data[view.turns], 0.0))
 
     def on_shown(event: gr.EventData):
         run = desk.sessions.run(str(event._data["run"]))
@@ -655,21 +713,35 @@ def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Contro
     def on_stop(request: gr.Request):
         desk.sessions.stop(request.session_hash)
 
+    def on_steps(request: gr.Request):
+        for changes in stage.steps(request.session_hash):
+            yield changes["canvas"]
+
+    def on_end(request: gr.Request):
+        return view.update(stage.end(request.session_hash)) or {view.ask_notice: gr.skip()}
+
     def on_leave(request: gr.Request):
         desk.sessions.leave(request.session_hash)
+        stage.leave(request.session_hash)
 
     def on_new(request: gr.Request):
         desk.sessions.leave(request.session_hash)
         ready = gr.MultimodalTextbox(submit_btn=True, stop_btn=False)
         return {view.turns: [], view.chat: [], view.ask_notice: "", view.box: ready}
 
-    streaming = {"outputs": view.components(), "show_progress": "hidden", "api_visibility": "private", **shared(desk)}
+    hidden = {"show_progress": "hidden", "api_visibility": "private"}
+
+    def answered_by(begin: Callable, trigger: Callable, inputs: set) -> None:
+        acts = trigger(begin, inputs, view.components(), **hidden, **shared(desk))
+        acts = acts.then(on_steps, None, view.canvas, **hidden, concurrency_limit=None)
+        acts.then(on_end, None, view.components(), **QUICK)
+
     given = {view.turns, *controls.components()}
-    view.box.submit(on_submit, {view.box, *given}, **streaming)
-    strip.pick(on_example, given, **streaming)
-    view.canvas.branch(on_branch, given, **streaming)
-    view.canvas.observe(on_observe, given, **streaming)
-    view.canvas.occlude(on_occlude, given, **streaming)
+    answered_by(on_submit, view.box.submit, {view.box, *given})
+    answered_by(on_example, strip.pick, given)
+    answered_by(on_branch, view.canvas.branch, given)
+    answered_by(on_observe, view.canvas.observe, given)
+    answered_by(on_occlude, view.canvas.occlude, given)
     view.canvas.shown(on_shown, None, [view.chat, view.turns, view.ask_notice], **QUICK)
     view.box.stop(on_stop, None, None, **QUICK)
     view.canvas.pause(on_stop, None, None, **QUICK)

@@ -3,6 +3,7 @@
 import contextvars
 import threading
 import time
+from itertools import pairwise
 
 import pytest
 
@@ -35,6 +36,17 @@ def test_everything_arrives_in_order_and_piles_up_for_a_slow_reader():
         time.sleep(0.03)
     assert [number for batch in batches for number in batch] == list(range(60))
     assert len(batches) < 30 and all(batches)
+
+
+def test_batches_keep_their_distance_but_the_end_does_not_wait():
+    times, got = [], []
+    for batch in ahead(Worker(40, waits=0.004).events(), every=0.05):
+        times.append(time.monotonic())
+        got += batch
+    gaps = [after - before for before, after in pairwise(times)]
+    assert got == list(range(40)) and len(times) < 10 and all(gap > 0.045 for gap in gaps[:-1])
+    began = time.monotonic()
+    assert list(ahead(Worker(1).events(), every=30)) == [[0]] and time.monotonic() - began < 10
 
 
 def test_what_came_before_an_error_is_told_before_it():
