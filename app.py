@@ -64,7 +64,7 @@ EXAMPLES = HERE / "assets" / "examples"
 LABELS = {
     "block_size": "Block size", "steps": "Steps per block", "max_new_tokens": "Answer length", "strategy": "Strategy",
     "threshold": "Threshold", "entropy_bound": "Entropy bound", "factor": "Factor", "temperature": "Temperature",
-    "seed": "Seed",
+    "seed": "Seed", "lookahead": "Look ahead",
 }  # fmt: skip
 FRAME = 1 / 30  # seconds between two messages to a page; quicker steps go together
 say = gr.I18n(**strings.by_language("page", "race", "strategy"))
@@ -225,8 +225,8 @@ def answer(desk: Desk, image: str | None, question: str, settings: dict | None) 
     """Answer one question about one picture, for programs.
 
     `settings` takes the fields of DecodingConfig, all optional: block_size, steps, max_new_tokens, strategy,
-    threshold, entropy_bound, factor, temperature, top_k, top_p, seed. Returns the answer's text, and the trace
-    of the run as JSON.
+    threshold, entropy_bound, factor, temperature, top_k, top_p, seed, lookahead. Returns the answer's text, and the
+    trace of the run as JSON.
     """
     if settings is not None and not isinstance(settings, dict):
         raise gr.Error('settings must be an object such as {"steps": 4}.', print_exception=False)
@@ -415,6 +415,8 @@ def setting_controls(desk: Desk) -> Controls:
         number("seed")
     with gr.Row():
         slider("temperature", 0, 2, 0.05)
+        slider("lookahead", 0, 4, 1)
+    with gr.Row():
         rest = 0.08 if desk.engine.describe()["parameters"] < 1e8 else 0.0  # a small model is too quick to watch
         delay = gr.Slider(
             0, 1, rest, step=0.02, label=say("page.delay"), info=say("page.delay-info"), min_width=120

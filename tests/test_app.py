@@ -60,6 +60,14 @@ def test_a_program_gets_the_text_and_the_trace(client):
     assert trace.images[0].data.startswith("data:image/jpeg")
 
 
+def test_looking_ahead_gives_the_same_text_in_fewer_passes(client):
+    text, trace = ask(client)
+    ahead, fewer = ask(client, settings={"lookahead": 3})
+    assert ahead == text and len(fewer.steps) == len(trace.steps)
+    passes = [run.steps[-1].forwards - run.steps[0].forwards for run in (trace, fewer)]
+    assert passes[0] == len(trace.steps) - 1 and passes[1] < passes[0]
+
+
 def test_the_endpoint_is_the_only_public_one_and_explains_itself(client):
     endpoints = client.view_api(return_format="dict")["named_endpoints"]
     assert set(endpoints) == {"/answer"}

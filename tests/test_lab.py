@@ -303,7 +303,7 @@ def test_a_recording_can_be_picked_again(visit):
 def test_a_link_brings_back_question_example_and_settings(visit):
     settings = {"block_size": 8, "steps": 3, "strategy": "factor", "factor": 2.0, "seed": 7}
     page = visit(query=links.query("How many <b>?", EXAMPLES[1]["image"], EXAMPLES, settings))
-    page.wait_for_function("document.querySelector('#dvl-box textarea').value === 'How many <b>?'")
+    page.wait_for_function("document.querySelector('#dvl-box textarea')?.value === 'How many <b>?'")
     assert page.get_by_role("spinbutton", name="Steps per block", exact=True).input_value() == "3"
     assert page.get_by_role("spinbutton", name="Seed", exact=True).input_value() == "7"
     page.get_by_label("number input for Factor").wait_for()

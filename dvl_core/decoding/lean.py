@@ -94,10 +94,11 @@ def rotate(x: Tensor, cos: Tensor, signed_sin: Tensor) -> Tensor:
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Attention of queries [B, H, Q, d] to fewer key-value heads [B, H_kv, K, d] under a boolean mask; [B, H, Q, d]."""
-    if mask is not None and query.device.type != "cpu":  # fused kernels of GPUs take a mask or shared heads, not both
-        keys, values = (repeat_kv(x, query.shape[1] // keys.shape[1]) for x in (keys, values))
-    shared = query.shape[1] != keys.shape[1]
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=shared)
+    kind, share = query.device.type, query.shape[1] // keys.shape[1]
+    takes_shared = kind == "cpu" or (kind == "cuda" and mask is None)  # elsewhere no fused kernel does
+    if share > 1 and not takes_shared:
+        keys, values, share = repeat_kv(keys, share), repeat_kv(values, share), 1
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=share > 1)
 
 
 def product(linears: list[nn.Linear], copied: bool) -> Product:
