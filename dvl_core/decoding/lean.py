@@ -40,12 +40,16 @@ class LeanDecoder:
         self.layers = [LeanLayer(layer, copied) for layer in decoder.layers]
         self.head = product([model.lm_head], copied)
 
-    def __call__(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache) -> Tensor:
-        """As `BlockDiffusionMixin.run_decoder`: embeddings [B, Q, D] to hidden states after the last norm."""
+    def __call__(self, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache, probe=None) -> Tensor:
+        """As `BlockDiffusionMixin.run_decoder`: embeddings [B, Q, D] to hidden states after the last norm.
+
+        Args:
+            probe: an `AttentionProbe` that is told the attention of its layers.
+        """
         turn = rotation(self.rotary, embeds, positions.expand(len(embeds), -1))
         x = embeds
         for layer in self.layers:
-            x = layer(x, mask, turn, cache)
+            x = layer(x, mask, turn, cache, probe)
         return F.rms_norm(x, self.norm.weight.shape, self.norm.weight, self.norm.variance_epsilon)
 
 
@@ -63,7 +67,7 @@ class LeanLayer:
         self.down = product([mlp.down_proj], copied)
         self.act = mlp.act_fn
 
-    def __call__(self, x: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor], cache) -> Tensor:
+    def __call__(self, x: Tensor, mask: Tensor | None, turn: tuple[Tensor, Tensor], cache, probe=None) -> Tensor:
         rows, queries, width = x.shape
         normed = F.rms_norm(x, (width,), self.before.weight, self.before.variance_epsilon)
         qkv = self.qkv(normed).view(rows, queries, -1, self.width)
@@ -71,7 +75,10 @@ class LeanLayer:
         keys, values = cache.update(
             turned[:, :, -self.kv_heads :].transpose(1, 2), qkv[:, :, -self.kv_heads :].transpose(1, 2), self.number
         )
-        mixed = attend(turned[:, :, : -self.kv_heads].transpose(1, 2), keys, values, mask, self.scale)
+        query = turned[:, :, : -self.kv_heads].transpose(1, 2)
+        if probe is not None and self.number in probe.layers:
+            probe.record(self.number, query, keys, mask, self.scale)
+        mixed = attend(query, keys, values, mask, self.scale)
         x = x + self.out(mixed.transpose(1, 2).reshape(rows, queries, -1))
         normed = F.rms_norm(x, (width,), self.between.weight, self.between.variance_epsilon)
         gate, up = self.gate_up(normed).chunk(2, -1)

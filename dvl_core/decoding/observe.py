@@ -91,10 +91,11 @@ def run_pass(
     model, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache,
     probe: AttentionProbe | None = None, lean: LeanDecoder | None = None,
 ) -> Tensor:
-    """`model.run_decoder`, its attention told to the probe when there is one; lean, where nobody looks inside."""
+    """The decoder over some positions, lean where that may be; its attention is told to the probe when there is one."""
+    if lean is not None:
+        return lean(embeds, mask, positions, cache, probe)
     if probe is None:
-        run = model.run_decoder if lean is None else lean
-        return run(embeds, mask, positions, cache)
+        return model.run_decoder(embeds, mask, positions, cache)
     with observed_attention(model.decoder.config):
         return model.run_decoder(embeds, mask, positions, cache, attention_probe=probe)
 
