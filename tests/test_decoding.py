@@ -190,7 +190,7 @@ def test_observed_attention_is_the_models_own(model):
     watched = list(model.denoise(inputs, config, Observe(attention_layers=(0, -1))))
     assert [s.tokens.tolist() for s in plain] == [s.tokens.tolist() for s in watched]
     assert set(watched[0].attention) == {0, 1}
-    assert model.decoder.config._attn_implementation != "dvl_observed_sdpa"
+    assert model.decoder.config._attn_implementation == "sdpa"
     # the first pass, computed whole by the stock eager attention
     prompt, cells = inputs["input_ids"], int(watched[0].masked.sum())
     length = prompt.shape[1] // 8 * 8 + 8

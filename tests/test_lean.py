@@ -11,8 +11,9 @@ import dvl_core
 from dvl_core import Canvas, DecodingConfig, Observe
 from dvl_core.decoding import STRATEGIES
 from dvl_core.decoding.cache import BlockCache
-from dvl_core.decoding.lean import lean_decoder
+from dvl_core.decoding.lean import lean_pass
 from dvl_core.decoding.masks import block_causal_mask, hide_padding
+from dvl_core.decoding.observe import run_pass
 
 KNOBS = dict(threshold=0.3, entropy_bound=2.0, factor=2.0, top_p=0.95)
 
@@ -23,15 +24,15 @@ def model():
 
 
 def both(model, embeds, mask, positions, prefix=0):
-    """Hidden states of the stock decoder and of the lean one, behind the same `prefix` positions of a cache."""
+    """Hidden states of the stock pass and of the lean one, behind the same `prefix` positions of a cache."""
     found = []
-    for run in (model.run_decoder, lean_decoder(model)):
+    for lean in (None, lean_pass(model)):
         cache = BlockCache()
         if prefix:
             before = torch.randn(len(embeds), prefix, embeds.shape[-1], generator=torch.Generator().manual_seed(3))
-            run(before, None, torch.arange(prefix)[None], cache)
+            run_pass(model, before, None, torch.arange(prefix)[None], cache, None, lean)
             cache.commit(prefix)
-        found.append(run(embeds, mask, positions, cache))
+        found.append(run_pass(model, embeds, mask, positions, cache, None, lean))
     return found
 
 
@@ -39,7 +40,8 @@ def both(model, embeds, mask, positions, prefix=0):
 @pytest.mark.parametrize("family", ["qwenvl_untied", "qwenlm_untied"])
 def test_both_families_give_the_stock_modules_numbers(family, checkpoint_with_tokenizer):
     model, _ = dvl_core.load_model(checkpoint_with_tokenizer(family))
-    assert lean_decoder(model) is not None
+    layers = model.config.get_text_config().num_hidden_layers
+    assert len(lean_pass(model).ways) == 7 * layers and lean_pass(model).head is not model.lm_head
     embeds = torch.randn(2, 24, model.config.get_text_config().hidden_size)
     for mask in (None, block_causal_mask(24, 8)[None, None]):
         stock, ours = both(model, embeds, mask, torch.arange(24)[None])
@@ -67,8 +69,8 @@ def test_half_precision_stays_within_its_rounding():
 @pytest.mark.parametrize("change", ["in place", "data", "replaced"])
 def test_changed_weights_are_noticed(change):
     model = tiny_model()
-    before = lean_decoder(model)
-    assert lean_decoder(model) is before
+    before = lean_pass(model)
+    assert lean_pass(model) is before
     weight = model.decoder.layers[1].mlp.up_proj.weight
     if change == "in place":
         weight.mul_(1.5)
@@ -76,33 +78,47 @@ def test_changed_weights_are_noticed(change):
         weight.data += 0.01
     else:
         weight.data = weight.data.clone()
-    assert lean_decoder(model) is not before
+    assert lean_pass(model) is not before
     stock, ours = both(model, torch.randn(1, 8, 32), None, torch.arange(8)[None])
     assert (stock - ours).abs().max() < 1e-5
 
 
 class Adapted(nn.Linear):
-    """Stands for an adapter's or a quantised layer."""
+    """Stands for an adapter's or a quantised layer: its own forward pass must run."""
+
+    def forward(self, x):
+        return super().forward(x) + 1
 
 
-@pytest.mark.parametrize("change", ["hook", "adapter", "head", "layer"])
-def test_a_model_that_is_not_plain_keeps_its_own_modules(change):
+@torch.no_grad()
+def test_what_is_not_a_plain_layer_runs_as_it_is():
     model = tiny_model()
-    if change == "hook":
-        model.decoder.layers[0].mlp.register_forward_hook(lambda *_: None)
-    elif change == "adapter":
-        model.decoder.layers[1].self_attn.o_proj = Adapted(32, 32, bias=False)
-    elif change == "head":
-        model.lm_head = Adapted(32, 260, bias=False)
-    else:
-        model.decoder.layers[0].__class__ = type("Other", (type(model.decoder.layers[0]),), {})
-    assert lean_decoder(model) is None
-    assert model.generate(torch.tensor([[1, 2, 3]]), max_new_tokens=8).answers
+    model.decoder.layers[1].self_attn.o_proj = Adapted(32, 32, bias=False)
+    model.lm_head = Adapted(32, 260, bias=False)
+    calls = []
+    model.decoder.layers[0].mlp.up_proj.register_forward_hook(lambda *_: calls.append(1))
+    wrapped = model.decoder.layers[0].mlp.down_proj  # as accelerate wraps what it moves between devices
+    wrapped.forward = lambda x, inner=wrapped.forward: inner(x) * 2
+    stock, ours = both(model, torch.randn(1, 8, 32), None, torch.arange(8)[None])
+    assert (stock - ours).abs().max() < 1e-5 and len(calls) == 2
+    assert lean_pass(model).head is model.lm_head and len(lean_pass(model).ways) == 14 - 2
+
+
+@torch.no_grad()
+def test_the_model_is_as_it_was_after_a_pass_and_after_one_that_failed():
+    model = tiny_model()
+    linears = [module for module in model.decoder.modules() if isinstance(module, nn.Linear)]
+    list(model.denoise({"input_ids": torch.tensor([[1, 2, 3]])}, DecodingConfig(max_new_tokens=8)))
+    with pytest.raises(RuntimeError), lean_pass(model).engaged(model):
+        assert all("forward" in linear.__dict__ for linear in linears)
+        raise RuntimeError
+    assert not any("forward" in linear.__dict__ for linear in linears)
+    assert model.decoder.config._attn_implementation == "sdpa"
 
 
 def test_the_head_runs_on_masked_cells_alone_and_not_in_the_prefill(model, monkeypatch):
-    seen, head = [], lean_decoder(model).head
-    monkeypatch.setattr(lean_decoder(model), "head", lambda x: (seen.append(tuple(x.shape[:2])), head(x))[1])
+    seen, head = [], lean_pass(model).head
+    monkeypatch.setattr(lean_pass(model), "head", lambda x: (seen.append(tuple(x.shape[:2])), head(x))[1])
     steps = list(model.denoise({"input_ids": torch.tensor([list(range(16))])}, DecodingConfig(max_new_tokens=16)))
     assert seen == [(1, int(step.masked.sum())) for step in steps]
     assert {count for _, count in seen} >= {1, 4, 8}

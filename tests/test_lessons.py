@@ -11,7 +11,6 @@ from tiny import prompts, tiny_model
 from traces import END, made_up_trace
 
 from dvl_core import Canvas, DecodingConfig
-from dvl_core.decoding.lean import LeanDecoder
 from dvl_core.decoding.masks import block_causal_mask
 from dvl_core.lessons import KINDS, lesson_data
 from dvl_core.trace import FORMAT, DenoisingTrace
@@ -164,7 +163,6 @@ def watched(model, prompt, config, canvas=None):
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(type(model), "run_decoder", watching(type(model).run_decoder))
-        patch.setattr(LeanDecoder, "__call__", watching(LeanDecoder.__call__))
         trace = record(model, prompt, config, canvas)
     trace.prompt["num_tokens"] = len(prompt)
     return trace, seen

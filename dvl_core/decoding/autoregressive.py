@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cache import BlockCache
 from .config import DecodingConfig
-from .lean import lean_decoder
+from .lean import lean_pass
 from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_pass
 from .prefix import Continuation, PrefixCache
@@ -53,7 +53,7 @@ class AutoregressiveDecoder:
         self.longest = max(self.prompt.lengths)
         self.valid = torch.arange(self.longest, device=self.device) < self.lengths  # [B, P]
         self.cache = BlockCache(self.longest + config.max_new_tokens)
-        self.lean = lean_decoder(model)
+        self.lean = lean_pass(model)
         self.head = model.lm_head if self.lean is None else self.lean.head
         self.past.fill(self.cache)
         self.answer: list[Tensor] = []

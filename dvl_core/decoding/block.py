@@ -26,7 +26,7 @@ from .board import Board
 from .cache import BlockCache
 from .canvas import Canvas
 from .config import DecodingConfig
-from .lean import lean_decoder
+from .lean import lean_pass
 from .lookahead import Lookahead
 from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_pass
@@ -77,7 +77,7 @@ class BlockDecoder:
         if self.layers and self.prompt.rows > 1:
             raise ValueError("attention_layers: attention can be observed for one conversation at a time.")
         self.board = Board(model, self.prompt, config, canvas)
-        self.lean = None if reference else lean_decoder(model)
+        self.lean = None if reference else lean_pass(model)
         self.head = model.lm_head if self.lean is None else self.lean.head
         self.strategy = STRATEGIES[config.strategy]
         self.transfers = config.transfers(self.board.quota_total)

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
-from transformers import AttentionInterface
-from transformers.integrations.sdpa_attention import repeat_kv, sdpa_attention_forward
+from transformers.integrations.sdpa_attention import repeat_kv
 
-from .lean import LeanDecoder
+from .lean import LeanPass, own_attention
 from .strategies import Proposal
 
 MAX_CANDIDATES = 50
-_IMPLEMENTATION = "dvl_observed_sdpa"
 
 
 @dataclass(frozen=True)
@@ -88,34 +84,12 @@ def observations(observe: Observe, proposal: Proposal) -> dict[str, Tensor]:
 
 
 def run_pass(
-    model, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache,
-    probe: AttentionProbe | None = None, lean: LeanDecoder | None = None,
+    model, embeds: Tensor, mask: Tensor | None, positions: Tensor, cache, probe: AttentionProbe | None = None,
+    lean: LeanPass | None = None,
 ) -> Tensor:
-    """The decoder over some positions, lean where that may be; its attention is told to the probe when there is one."""
-    if lean is not None:
-        return lean(embeds, mask, positions, cache, probe)
-    if probe is None:
+    """`model.run_decoder` for a step: lean, and its attention told to the probe, where there is one."""
+    if lean is None and probe is None:
         return model.run_decoder(embeds, mask, positions, cache)
-    with observed_attention(model.decoder.config):
-        return model.run_decoder(embeds, mask, positions, cache, attention_probe=probe)
-
-
-def _observed_attention(module, query, key, value, attention_mask, attention_probe=None, **kwargs):
-    """SDPA that also tells the probe; the probe travels as a keyword of the forward pass."""
-    if attention_probe is not None and module.layer_idx in attention_probe.layers:
-        attention_probe.record(module.layer_idx, query, key, attention_mask, kwargs["scaling"])
-    return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
-
-
-AttentionInterface.register(_IMPLEMENTATION, _observed_attention)
-
-
-@contextmanager
-def observed_attention(text_config) -> Iterator[None]:
-    """Route the decoder's attention through the probe for the duration of one forward pass."""
-    before = text_config._attn_implementation
-    text_config._attn_implementation = _IMPLEMENTATION
-    try:
-        yield
-    finally:
-        text_config._attn_implementation = before
+    told = {} if probe is None else {"attention_probe": probe}
+    with own_attention(model) if lean is None else lean.engaged(model):
+        return model.run_decoder(embeds, mask, positions, cache, **told)
