@@ -59,7 +59,7 @@ def decode_suite(
     variants: dict[str, Callable[[], Outcome]] = {
         "plain loop": lambda: plain_blocks(model, ids, config),
         "ours": lambda: ours(model, ids, config),
-        "ours, looking ahead": lambda: ours(model, ids, replace(config, lookahead=1)),
+        "ours, looking ahead": lambda: ours(model, ids, replace(config, lookahead=2)),
         "ours, 4 steps": lambda: ours(model, ids, replace(config, steps=4)),
         "ours, 2 steps": lambda: ours(model, ids, replace(config, steps=2)),
         "ours, threshold 0.9": lambda: ours(model, ids, dynamic),
