@@ -21,7 +21,7 @@ from .plain import plain_blocks, whole_answer
 from .sizes import random_model, weight_bytes
 from .timing import Measurement, Outcome, copy_bandwidth, interleaved
 
-WHOLE_UNTIL = 256  # tokens; what a longer answer costs without a cache grows beyond patience
+WHOLE_UNTIL = 128  # tokens; what a longer answer costs without a cache grows beyond patience
 OBSERVATIONS = {
     "candidates": Observe(candidates=5), "entropy": Observe(entropy=True), "attention": Observe(attention_layers=(-1,)),
 }  # fmt: skip
