@@ -48,7 +48,7 @@ def test_every_example_is_answered_right(bundled, entries):
 def test_second_turn_is_answered(bundled, entries):
     """A question about the picture again, after its description."""
     model, processor = bundled
-    scene = next(entry for entry in entries if entry["image"] == "where.png")
+    scene = next(entry for entry in entries if entry["image"] == "count.png")
     picture = {"type": "image", "image": Image.open(ASSETS / "examples" / scene["image"])}
     inputs = processor.apply_chat_template([
         {"role": "user", "content": [picture, {"type": "text", "text": "Solve the sudoku."}]},

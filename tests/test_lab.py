@@ -207,10 +207,10 @@ def test_tokens_are_edited_pinned_and_masked_again_and_go_on_as_a_branch(visit):
     select(page, edited)
     page.locator("[data-slot=edit]").click()
     page.locator("[data-slot=edit-rest]").uncheck()
-    page.locator("[data-slot=edit-text]").fill("green")
+    page.locator("[data-slot=edit-text]").fill("purple")
     page.locator("[data-slot=edit-text]").press("Enter")
     page.wait_for_selector(f".dvl-cell[data-position='{edited}'][data-changed=edit]")
-    assert cell(page, edited).text_content().strip() == "green"
+    assert cell(page, edited).text_content().strip() == "purple"
     page.locator("[data-slot=go-on]").click()
     finish(page, first)
     branch = trace_of(page)
@@ -227,7 +227,7 @@ def test_tokens_are_edited_pinned_and_masked_again_and_go_on_as_a_branch(visit):
     rows.filter(has_text="from step 10").locator("input").check()
     page.locator(f".dvl-run[data-run='{first}'] input").check()
     different = page.locator("[data-slot=difference] [data-differs=true]").all_text_contents()
-    assert " green" in different
+    assert " purple" in different
     page.locator(f".dvl-run[data-run='{first}'] button").click()
     page.wait_for_selector(f".dvl[data-run='{first}']")
     page.wait_for_function(
