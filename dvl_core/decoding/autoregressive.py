@@ -54,7 +54,7 @@ class AutoregressiveDecoder:
         self.valid = torch.arange(self.longest, device=self.device) < self.lengths  # [B, P]
         self.cache = BlockCache(self.longest + config.max_new_tokens)
         self.lean = lean_pass(model)
-        self.head = model.lm_head if self.lean is None else self.lean.head
+        self.head = self.lean.head
         self.past.fill(self.cache)
         self.answer: list[Tensor] = []
         self.eos_ids = torch.tensor(model.eos_token_ids, device=self.device)

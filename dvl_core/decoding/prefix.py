@@ -123,7 +123,7 @@ def _digest(picture: dict[str, Tensor]) -> int:
         values = picture[name].detach().cpu().contiguous()
         found.update(str(tuple(values.shape)).encode())
         found.update(values.flatten().view(torch.uint8).numpy().tobytes())
-    return int.from_bytes(found.digest()) >> 1
+    return int.from_bytes(found.digest(), "big") >> 1
 
 
 class Continuation:
