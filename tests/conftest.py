@@ -17,8 +17,21 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from fixtures import build_checkpoint
 from qwen_tokenizer import qwen_tokenizer
+from tiny import tiny_model
 
 GOLDENS = Path(__file__).parent / "data" / "goldens"
+
+
+@pytest.fixture(scope="module")
+def model():
+    """A random block-diffusion model."""
+    return tiny_model()
+
+
+@pytest.fixture(scope="module")
+def parent():
+    """A random autoregressive model."""
+    return tiny_model(enable_bd3lm=False)
 
 
 @pytest.fixture(scope="session")

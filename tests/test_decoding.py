@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from tiny import EOS, IMAGE, MASK, VOCABULARY, padded, prompts, tiny_model
+from tiny import EOS, IMAGE, MASK, VOCABULARY, padded, prompts
 from transformers import TextDiffusionStreamer
 from transformers.generation.streamers import BaseStreamer
 
@@ -12,16 +12,6 @@ from dvl_core.decoding.masks import block_causal_mask
 from dvl_core.recorder import TraceRecorder
 
 KNOBS = dict(threshold=0.3, entropy_bound=2.0, factor=2.0, top_p=0.95)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def parent():
-    return tiny_model(enable_bd3lm=False)
 
 
 class Bytes:

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from test_decoding import KNOBS
 from tiny import padded, prompts, tiny_model
 from torch import nn
 
@@ -14,13 +15,6 @@ from dvl_core.decoding.cache import BlockCache
 from dvl_core.decoding.lean import lean_pass
 from dvl_core.decoding.masks import block_causal_mask, hide_padding
 from dvl_core.decoding.observe import run_pass
-
-KNOBS = dict(threshold=0.3, entropy_bound=2.0, factor=2.0, top_p=0.95)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
 
 
 def both(model, embeds, mask, positions, prefix=0):

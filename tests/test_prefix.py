@@ -3,7 +3,7 @@
 import pytest
 import torch
 from PIL import Image
-from tiny import IMAGE, padded, prompts, tiny_model
+from tiny import IMAGE, padded, prompts
 
 import dvl_core
 from dvl_core import Canvas, DecodingConfig, Observe
@@ -12,16 +12,6 @@ from dvl_core.decoding.prefix import PrefixCache, read_source
 from dvl_core.engine import Engine
 
 CONFIG = DecodingConfig(max_new_tokens=20)
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model()
-
-
-@pytest.fixture(scope="module")
-def parent():
-    return tiny_model(enable_bd3lm=False)
 
 
 def pictures(count, seed=0):
