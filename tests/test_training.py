@@ -1,5 +1,7 @@
 """The fast paths of training are the same computation as the plain ones: vision, packing, trees, optimizer."""
 
+from threading import Event
+
 import numpy as np
 import pytest
 import torch
@@ -10,23 +12,17 @@ from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.labels import HEADS
 from dvl_core.tinyworld.tokenizer import build_tokenizer
 from dvl_core.training import bundled
-from dvl_core.training.bundled import (
-    PICTURE_TOKENS,
-    Stage,
-    bundled_config,
-    bundled_processor,
-    picture_slice,
-    save,
-    take_over,
-)
-from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, picture_bytes
+from dvl_core.training.bundled import bundled_config, bundled_processor, bundled_stages, save, take_over
+from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, loader, picture_bytes
 from dvl_core.training.objective import NoisyBatch, block_diffusion_loss, diffusion_forward
 from dvl_core.training.optimizer import MuonAdamW, orthogonalise
 from dvl_core.training.packing import IGNORE, Packer
 from dvl_core.training.precision import fast_dtype
+from dvl_core.training.replay import Replay
+from dvl_core.training.stages import Stage, Tally, _module, picture_slice
 from dvl_core.training.steps import PackedLanguage, PictureReader, VisionWarmup
 
-BLOCK = 8
+BLOCK, PICTURE_TOKENS = 8, 64
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +86,7 @@ def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer):
     row, used = packer.pack(drawn.conversations)
     assert len(used) >= 2
     batch = {key: torch.from_numpy(value)[None] for key, value in row.items()}
-    noisy = add_tree_noise(batch, data, tokenizer.mask_token_id)
+    noisy = add_tree_noise(batch, data, tokenizer.mask_token_id, torch.Generator().manual_seed(0))
     picture = torch.from_numpy(picture_bytes(drawn.picture, 256)[0])[None]
     step = PackedLanguage(model, packer.picture_at, BLOCK, diffusion=True)
     mask = step.mask(*(noisy[key] for key in ("positions", "segment", "noisy")))
@@ -139,7 +135,11 @@ def test_the_patches_loss_beside_the_language_models_is_the_warmups(model, token
 
 
 def test_noise_hides_only_labelled_answer_tokens(tokenizer):
-    batch = next(iter(TinyWorldBatches(StageData("diffusion", 8, 352, 0), tokenizer)))
+    data = StageData("diffusion", 8, 352, 0)
+    batch = next(iter(TinyWorldBatches(data, tokenizer)))
+    generator = torch.Generator().manual_seed(0)
+    batch, again = (add_tree_noise(batch, data, tokenizer.mask_token_id, generator) for _ in range(2))
+    assert not torch.equal(batch["ids"], again["ids"])  # a batch that is seen again has other noise
     hidden = batch["ids"] == tokenizer.mask_token_id
     assert hidden.any() and (batch["noisy"] & (batch["labels"] != IGNORE))[hidden].all()
     assert torch.equal(hidden, batch["weight"] > 0)
@@ -149,6 +149,57 @@ def test_noise_hides_only_labelled_answer_tokens(tokenizer):
 def test_batches_are_deterministic(tokenizer):
     one, two = (next(iter(TinyWorldBatches(StageData("diffusion", 4, 352, 9), tokenizer))) for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_several_workers_draw_the_same_batches(tokenizer):
+    data = StageData("autoregressive", 2, 256, 40)
+    alone, shared = (iter(loader(data, tokenizer, workers)) for workers in (1, 2))
+    for _ in range(3):
+        one, two = next(alone), next(shared)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_device_that_is_faster_sees_earlier_batches_again():
+    """New ones first; what fails where they are made is raised where they are used."""
+    go_on = Event()
+
+    def slow():
+        yield {"ids": torch.tensor(0)}
+        go_on.wait(10)
+        yield {"ids": torch.tensor(1)}
+        raise ValueError("no more paper")
+
+    replay = Replay(slow(), torch.device("cpu"))
+    batches = iter(replay)
+    assert [int(next(batches)["ids"]) for _ in range(5)] == [0] * 5 and replay.drawn == 1
+    go_on.set()
+    with pytest.raises(ValueError, match="no more paper"):
+        for batch in batches:
+            assert int(batch["ids"]) in (0, 1)
+    with pytest.raises(ValueError, match="keep=0"):
+        Replay([], torch.device("cpu"), keep=0)
+
+
+def test_tally_counts_conversations_that_are_right_throughout():
+    batch = {"tasks": torch.tensor([[-1, 3, 3, 5]]), "segment": torch.tensor([[0, 1, 1, 2, 2, 3, -1]])}
+    right = torch.tensor([[False, True, True, True, False, False, False]])
+    counted = torch.tensor([[False, True, True, True, True, False, False]])
+    tally = Tally()
+    tally.add(torch.tensor(3.0), reading=torch.tensor(1.0))
+    tally.add(torch.tensor(1.0), {"shape": torch.tensor(0.5)})
+    tally.add_conversations(batch, right, counted)
+    entry = tally.take()
+    assert entry["loss"] == 2 and entry["reading_loss"] == 0.5
+    assert entry["right"] == {"shape": 0.25, "exists": 0.5, "colour": 1.0}
+    assert tally.take()["right"] == {}
+
+
+def test_a_gpu_gets_larger_batches_of_the_same_stages():
+    small, large = bundled_stages([1, 2, 3], False), bundled_stages([1, 2, 3], True, skip=5)
+    assert [s.name for s in small] == [s.name for s in large] == ["vision", "autoregressive", "diffusion"]
+    pairs = list(zip(small, large, strict=True))
+    assert all(many.batch > few.batch and many.first_seed == few.first_seed + 5 for few, many in pairs)
+    assert small[1].easy and not large[1].easy
 
 
 def test_orthogonalised_matrices_have_singular_values_near_one():
@@ -203,8 +254,8 @@ def test_an_earlier_model_is_taken_over_word_by_word(model, tokenizer, tmp_path)
     assert len(spelt) == len(word)
     torch.testing.assert_close(of_new[all_words[word]], of_old[spelt].mean(0))
 
-    deeper = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer, vision_depth=4))
-    with pytest.raises(ValueError, match="blocks.3"):
+    deeper = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer, vision_depth=5))
+    with pytest.raises(ValueError, match="blocks.4"):
         take_over(deeper, tokenizer, tmp_path / "old")
 
 
@@ -226,7 +277,7 @@ def test_training_goes_on_with_the_heads_that_lie_beside_a_model(model, tokenize
             bundled.main(["--out", str(tmp_path / name), "--start", str(start), "--minutes", "1,1,1"])
     new, kept = stages
     assert (new.name, new.reading) == ("vision", 0) and kept.reading == 1
-    module = bundled._module(model, tokenizer, kept, tmp_path / "kept")
+    module = _module(model, tokenizer, kept, tmp_path / "kept")
     assert all(torch.equal(value, heads.state_dict()[name]) for name, value in module.heads.state_dict().items())
 
 

@@ -7,7 +7,8 @@ from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import MASK, PICTURE, TURN_END
-from ..training.bundled import attention, bundled_processor
+from ..training.bundled import bundled_processor
+from ..training.stages import CPU
 
 PATCH, MERGE = 16, 2
 PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
@@ -40,7 +41,7 @@ def small_config(tokenizer) -> DiffusionVLQwenVLConfig:
 def small_model(tokenizer) -> DiffusionVLQwenVLForConditionalGeneration:
     """A model with random weights (of torch's current seed)."""
     config = small_config(tokenizer)
-    config._attn_implementation = attention()
+    config._attn_implementation = CPU.attention
     return DiffusionVLQwenVLForConditionalGeneration(config)
 
 

@@ -44,10 +44,10 @@ from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import SYSTEM_PROMPT, TURN_END, build_tokenizer
 from ..tinyworld.world import TASKS, sample, task_sample
 from ..translation import TranslationConfig, translate
-from .bundled import READING_SHARES, Bundle, Log, Stage, attention, run_stage
 from .data import picture_bytes
 from .packing import Packer
 from .precision import flush_denormals
+from .stages import CPU, READING_SHARES, Bundle, Hardware, Log, Stage, run_stage
 from .steps import TileReader
 
 PATCH, SIDE = 8, 96  # pixels: of a patch, of the one view of a picture
@@ -110,23 +110,24 @@ def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
     model.save_pretrained(folder, max_shard_size="9MB")
 
 
-def load(folder: Path, kind: type = DiffusionVLQwenForConditionalGeneration):
-    """A checkpoint of a stage, in float32."""
-    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
+def load(folder: Path, kind: type = DiffusionVLQwenForConditionalGeneration, hardware: Hardware = CPU):
+    """A checkpoint of a stage, in float32, with the attention that the hardware does best."""
+    return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=hardware.attention)
 
 
 @torch.no_grad()
-def join(out: Path, pictures: torch.Tensor) -> DiffusionVLQwenForConditionalGeneration:
+def join(out: Path, pictures: torch.Tensor, hardware: Hardware = CPU) -> DiffusionVLQwenForConditionalGeneration:
     """Translate the language model of `out`/words, with the tower of `out`/vision, into `out`/translated.
 
     The random projector is then scaled so that a picture's tokens enter the decoder about as large as words do.
 
     Args:
         pictures: uint8 [B, 96, 96, 3], to measure the projector's outputs on.
+        hardware: what the model will be trained on.
     """
     shutil.rmtree(out / "translated", ignore_errors=True)
     translate(out / "words", out / "translated", TranslationConfig(vision_tower=str(out / "vision")))
-    model = load(out / "translated")
+    model = load(out / "translated", hardware=hardware)
     model.config.image_aspect_ratio, model.config.image_grid_pinpoints = "pad", [[SIDE, SIDE]]
     model.config.bd3lm_sampling_eps_min = 0.1
     factor = model.get_input_embeddings().weight.std() / TileReader(model)(pictures).std()
@@ -168,10 +169,10 @@ def score_words(model, tokenizer, tasks: Iterable[str], samples: int, seed: int 
         yield task, right / samples
 
 
-def bundled_stages(minutes: list[float]) -> list[Stage]:
-    """The four stages, given their minutes."""
+def bundled_stages(minutes: list[float], large: bool = False) -> list[Stage]:
+    """The four stages, given their minutes; `large`: with the batches of a GPU."""
     vision, words, projector, diffusion = minutes
-    return [
+    stages = [
         Stage("vision", vision, 400_000, batch=32, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES,
               pages=0.5),
         Stage("words", words, 400_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, first_seed=1_000_000, easy=8_000),
@@ -179,16 +180,21 @@ def bundled_stages(minutes: list[float]) -> list[Stage]:
         Stage("diffusion", diffusion, 400_000, batch=16, length=400, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.5,
               decay_from=0.4, first_seed=3_000_000, reading=0.1, easy=8_000),
     ]
+    if large:
+        stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8) for stage in stages]
+        stages[1] = replace(stages[1], length=512, conversations=10, easy=40_000)
+        stages[2:] = [replace(stage, length=512, conversations=7) for stage in stages[2:]]
+    return stages
 
 
-def train(out: Path, stages: list[Stage], tokenizer, compiled: bool = False, go_on: int = 0) -> None:
+def train(out: Path, stages: list[Stage], tokenizer, hardware: Hardware = CPU, go_on: int = 0) -> None:
     """Run stages in order; what came before the first of them is read from `out`.
 
     Args:
         out: folder for checkpoints, log and, after the last stage, `bundled`: both models in bfloat16.
         stages: some of `bundled_stages`.
         tokenizer: of both models.
-        compiled: use torch.compile.
+        hardware: what they run on.
         go_on: how many times the stages were run already: they begin with their own checkpoints, and with samples
             that they have not seen. 0 begins anew.
     """
@@ -197,29 +203,30 @@ def train(out: Path, stages: list[Stage], tokenizer, compiled: bool = False, go_
     log = Log(out / "log.jsonl")
     for stage in stages:
         if go_on:
-            model = load(out / stage.name, KINDS.get(stage.name, DiffusionVLQwenForConditionalGeneration))
+            kind = KINDS.get(stage.name, DiffusionVLQwenForConditionalGeneration)
+            model = load(out / stage.name, kind, hardware)
             reading = stage.reading or float(stage.name == "vision")
             stage = replace(stage, first_seed=stage.first_seed + 500_000 * go_on, reading=reading, easy=0)
         else:
-            model = _start(stage.name, tokenizer, out)
+            model = _start(stage.name, tokenizer, out, hardware)
         log.write(stage=stage.name, parameters=sum(p.numel() for p in model.parameters()), tokens=len(tokenizer))
-        run_stage(model, tokenizer, stage, log, out, compiled, bundle)
+        run_stage(model, tokenizer, stage, log, out, bundle, hardware)
         if stage.name == "diffusion":
             save(model.to(torch.bfloat16), tokenizer, out / "bundled" / "tinylm", True)
             save(load(out / "words", Qwen2ForCausalLM).bfloat16(), tokenizer, out / "bundled" / "tinylm-ar", False)
 
 
-def _start(stage: str, tokenizer, out: Path):
+def _start(stage: str, tokenizer, out: Path, hardware: Hardware):
     """The model that a stage begins with."""
     if stage == "vision":
         return SiglipVisionModel._from_config(tower_config())
     if stage == "words":
-        return Qwen2ForCausalLM._from_config(words_config(tokenizer), attn_implementation=attention())
+        return Qwen2ForCausalLM._from_config(words_config(tokenizer), attn_implementation=hardware.attention)
     if stage == "projector":
         view = bundled_processor(tokenizer).square_view
         drawn = [picture_bytes(sample("train", seed).picture, CANVAS, view)[0] for seed in range(64)]
-        return join(out, torch.from_numpy(np.stack(drawn)))
-    return load(out / "projector")
+        return join(out, torch.from_numpy(np.stack(drawn)), hardware)
+    return load(out / "projector", hardware=hardware)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -235,6 +242,8 @@ def main(arguments: list[str] | None = None) -> None:
                         help="the stage's Nth continuation: begin with its own checkpoint in --out")  # fmt: skip
     parser.add_argument("--samples", type=int, default=200, help="of --score: questions per task (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, or of the test pictures of --score")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
+    parser.add_argument("--workers", type=int, help="processes that draw pictures; on a GPU one per core by default")
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
     options = parser.parse_args(arguments)
     if options.score:
@@ -250,8 +259,10 @@ def main(arguments: list[str] | None = None) -> None:
         parser.error(f"--stages {unknown.pop()}: must be some of {', '.join(STAGES)}")
     torch.manual_seed(options.seed)
     flush_denormals()
-    stages = [stage for stage in bundled_stages([float(part) for part in minutes]) if stage.name in wanted]
-    train(options.out, stages, build_tokenizer(), options.compile, options.go_on)
+    hardware = Hardware.of(options.device, options.workers, options.compile)
+    stages = bundled_stages([float(part) for part in minutes], hardware.device.type != "cpu")
+    stages = [stage for stage in stages if stage.name in wanted]
+    train(options.out, stages, build_tokenizer(), hardware, options.go_on)
 
 
 if __name__ == "__main__":

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..processing.qwen_vl import CLIP_MEAN_COLOR, pad_to_square, resize_with_margin
 from ..tinyworld.description import describe
@@ -67,7 +67,7 @@ def picture_bytes(picture, drawn_at: int, view: Callable = framed) -> tuple[np.n
 
 
 class TinyWorldBatches(IterableDataset):
-    """Endless batches of one stage."""
+    """Endless batches of one stage; with several worker processes each draws its share of them."""
 
     def __init__(self, data: StageData, tokenizer) -> None:
         self.data, self.tokenizer = data, tokenizer
@@ -78,12 +78,11 @@ class TinyWorldBatches(IterableDataset):
         if data.stage != "vision":
             picture_tokens = 0 if data.stage == "words" else data.cells**2
             packer = Packer(self.tokenizer, picture_tokens, data.block_size, data.length, data.stage == "diffusion")
-        for first in count(data.first_seed, data.batch):
+        worker = get_worker_info()
+        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        for first in count(data.first_seed + mine * data.batch, workers * data.batch):
             rows = [self._row(seed, packer) for seed in range(first, first + data.batch)]
-            batch = {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
-            if data.stage == "diffusion":
-                batch = add_tree_noise(batch, data, self.tokenizer.mask_token_id)
-            yield batch
+            yield {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
         data = self.data
@@ -113,17 +112,26 @@ class TinyWorldBatches(IterableDataset):
         return {"pictures": pixels} | patch_labels(marks, self.data.margin, self.data.cells)
 
 
-def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int) -> dict[str, Tensor]:
-    """Mask answer tokens of the noisy copies; adds `weight` = 1 / t / labelled tokens where masked, else 0."""
-    generator = torch.Generator().manual_seed(data.first_seed + int(batch["ids"].sum()))
+def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int,
+                   generator: torch.Generator) -> dict[str, Tensor]:
+    """Mask answer tokens of the noisy copies; adds `weight` = 1 / t / labelled tokens where masked, else 0.
+
+    Args:
+        batch: of the diffusion stage, on the generator's device.
+        data: block size and lowest noise level.
+        mask_id: what stands in a masked cell.
+        generator: every call takes new levels and new cells from it.
+    """
+    random = {"generator": generator, "device": generator.device}
     block = batch["positions"] // data.block_size
-    key = (torch.arange(len(block))[:, None] * 64 + batch["segment"].clamp(min=0)) * 1024 + block
+    rows = torch.arange(len(block), device=generator.device)[:, None]
+    key = (rows * 64 + batch["segment"].clamp(min=0)) * 1024 + block
     labelled = batch["labels"] != IGNORE
     blocks, which = key[labelled].unique(return_inverse=True)
-    levels = noise_levels(torch.rand(1, len(blocks), generator=generator), data.lowest_noise)[0]
-    levels = levels[torch.randperm(len(blocks), generator=generator)][which]  # strata are dealt out at random
-    masked = torch.rand(len(levels), generator=generator) <= levels
-    weight = torch.zeros(labelled.shape)
+    levels = noise_levels(torch.rand(1, len(blocks), **random), data.lowest_noise)[0]
+    levels = levels[torch.randperm(len(blocks), **random)][which]  # strata are dealt out at random
+    masked = torch.rand(len(levels), **random) <= levels
+    weight = torch.zeros_like(batch["share"])
     weight[labelled] = torch.where(masked, batch["share"][labelled] / levels, 0.0)
     hidden = torch.zeros_like(labelled)
     hidden[labelled] = masked
@@ -131,6 +139,6 @@ def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int) -> d
     return batch | {"ids": ids, "weight": weight}
 
 
-def loader(data: StageData, tokenizer) -> DataLoader:
-    """Batches from one worker process that stays a few batches ahead."""
-    return DataLoader(TinyWorldBatches(data, tokenizer), batch_size=None, num_workers=1, prefetch_factor=4)
+def loader(data: StageData, tokenizer, workers: int = 1) -> DataLoader:
+    """Batches from worker processes that stay a few batches ahead."""
+    return DataLoader(TinyWorldBatches(data, tokenizer), batch_size=None, num_workers=workers, prefetch_factor=4)

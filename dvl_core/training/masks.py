@@ -43,7 +43,7 @@ def doubled_mask(length: int, block_size: int) -> Tensor:
 def tree_causal_mask(segment: Tensor) -> Tensor:
     """Causal mask for conversations that share a beginning. `segment` int [..., L] -> bool [..., L, L]."""
     length = segment.shape[-1]
-    return torch.ones(length, length, dtype=torch.bool).tril() & _same_tree(segment)
+    return torch.ones(length, length, dtype=torch.bool, device=segment.device).tril() & _same_tree(segment)
 
 
 def _same_tree(segment: Tensor) -> Tensor:
@@ -52,5 +52,5 @@ def _same_tree(segment: Tensor) -> Tensor:
 
 
 def additive(mask: Tensor) -> Tensor:
-    """Boolean mask [B, L, L] -> bfloat16 [B, 1, L, L] to add to attention scores (0 or a large negative)."""
-    return torch.zeros(mask.shape).masked_fill_(~mask, -1e4)[:, None]
+    """Boolean mask [B, L, L] -> float32 [B, 1, L, L] to add to attention scores (0 or a large negative)."""
+    return torch.zeros(mask.shape, device=mask.device).masked_fill_(~mask, -1e4)[:, None]

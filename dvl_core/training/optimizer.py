@@ -59,7 +59,7 @@ class MuonAdamW:
             foreach=True,
         )
         self.adam_lr = adam_lr
-        self.momentum = {key: torch.zeros(len(p), *key[0]) for key, p in self.groups.items()}
+        self.momentum = {key: torch.zeros(len(p), *key[0], device=p[0].device) for key, p in self.groups.items()}
 
     def zero_grad(self) -> None:
         """Forget all gradients."""
@@ -82,5 +82,6 @@ class MuonAdamW:
             momentum = self.momentum[key].lerp_(gradient, 0.05)
             update = orthogonalise(gradient.lerp_(momentum, 0.95))
             rate = self.muon_lr * factor * scale * max(1.0, rows / columns) ** 0.5
-            for parameter, change in zip(parameters, update, strict=True):
-                parameter.mul_(1 - rate * self.weight_decay).add_(change.view_as(parameter), alpha=-rate)
+            changes = [change.view_as(p).to(p.dtype) for p, change in zip(parameters, update, strict=True)]
+            torch._foreach_mul_(parameters, 1 - rate * self.weight_decay)
+            torch._foreach_add_(parameters, changes, alpha=-rate)

@@ -9,7 +9,7 @@ from transformers import SiglipVisionModel
 
 from .masks import additive, block_diffusion_mask, tree_causal_mask
 from .packing import IGNORE
-from .vision import patch_positions, patchify, picture_features
+from .vision import patch_positions, patchify, picture_block, picture_features
 
 PICTURE_MEAN = (0.48145466, 0.4578275, 0.40821073)  # of Qwen2-VL's image processor
 PICTURE_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -48,6 +48,10 @@ class VisionWarmup(nn.Module):
         self.reader = picture_reader(model)
         self.heads = PatchHeads(self.reader.patch_width, heads)
 
+    def compile_layers(self) -> None:
+        """Compile what every layer shares."""
+        self.reader.compile_layers()
+
     def forward(self, pictures: Tensor, labels: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         """Loss and accuracies of `PatchHeads`."""
         return self.heads(self.reader.patches(pictures), labels)
@@ -60,9 +64,13 @@ class PictureReader(nn.Module):
         super().__init__()
         self.visual, self.patch_width = model.model.visual, model.config.text_config.hidden_size
         vision = model.config.vision_config
-        self.sizes = (vision.patch_size, vision.spatial_merge_size)
+        self.sizes, self.block = (vision.patch_size, vision.spatial_merge_size), picture_block
         self.register_buffer("mean", torch.tensor(PICTURE_MEAN), persistent=False)
         self.register_buffer("std", torch.tensor(PICTURE_STD), persistent=False)
+
+    def compile_layers(self) -> None:
+        """Compile what every layer shares."""
+        self.block = torch.compile(picture_block)
 
     def forward(self, pictures: Tensor) -> Tensor:
         """What enters the decoder."""
@@ -76,7 +84,8 @@ class PictureReader(nn.Module):
         """Normalise, cut into patches, read: what the heads of the warm-up see."""
         patch, merge = self.sizes
         rows = patchify(pictures, patch, merge, 1, self.mean, self.std)
-        return picture_features(self.visual, rows, patch_positions(pictures.shape[1] // patch, merge))
+        positions = patch_positions(pictures.shape[1] // patch, merge, rows.device)
+        return picture_features(self.visual, rows, positions, self.block)
 
 
 class TileReader(nn.Module):
@@ -93,6 +102,11 @@ class TileReader(nn.Module):
                                      "layers": tower.encoder.layers[:-1] if alone else tower.encoder.layers})
         self.merger = nn.Identity() if alone else model.mm_projector
         self.patch_width = tower.config.hidden_size
+
+    def compile_layers(self) -> None:
+        """Compile what every layer shares."""
+        for layer in self.visual["layers"]:
+            layer.compile()
 
     def forward(self, pictures: Tensor) -> Tensor:
         """What enters the decoder."""
@@ -117,9 +131,12 @@ class NoPicture(nn.Module):
         super().__init__()
         self.width = width
 
+    def compile_layers(self) -> None:
+        """There are none."""
+
     def forward(self, pictures: Tensor) -> Tensor:
         """No features at all, [B, 0, D]."""
-        return torch.zeros(len(pictures), 0, self.width)
+        return torch.zeros(len(pictures), 0, self.width, device=pictures.device)
 
 
 def picture_reader(model: nn.Module) -> nn.Module:
@@ -143,6 +160,12 @@ class PackedLanguage(nn.Module):
         self.language, self.lm_head = model.get_decoder(), model.lm_head
         self.picture_at, self.block_size, self.diffusion = picture_at, block_size, diffusion
 
+    def compile_layers(self) -> None:
+        """Compile what every layer shares, in the tower and in the decoder."""
+        self.reader.compile_layers()
+        for layer in self.language.layers:
+            layer.compile()
+
     def mask(self, positions: Tensor, segment: Tensor, noisy: Tensor) -> Tensor:
         """What to add to attention scores, [B, 1, L, L]. Not part of `forward`, whose compiled kernels would work it
         out again in every layer."""
@@ -155,7 +178,7 @@ class PackedLanguage(nn.Module):
         """Weighted cross entropy summed over the batch; where the arg-max is right, bool [B, L]; and the loss of the
         heads (0 without any) for the labels `patches`."""
         if self.heads is None:
-            features, reading = self.reader(pictures), torch.zeros(())
+            features, reading = self.reader(pictures), torch.zeros((), device=ids.device)
         else:
             read = self.reader.patches(pictures)
             features, reading = self.reader.project(read), self.heads(read, patches)[0]

@@ -7,6 +7,8 @@ to the same features.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -33,21 +35,28 @@ def patchify(pictures: Tensor, patch: int, merge: int, temporal: int, mean: Tens
     return x.reshape(batch, grid * grid, 3 * temporal * patch * patch)
 
 
-def patch_positions(grid: int, merge: int) -> Tensor:
+def patch_positions(grid: int, merge: int, device: torch.device | None = None) -> Tensor:
     """Row and column of every patch, in the order of `patchify`. Returns int64 [grid^2, 2]."""
-    side = torch.arange(grid)
+    side = torch.arange(grid, device=device)
     rows, columns = torch.meshgrid(side, side, indexing="ij")
     pair = torch.stack([rows, columns]).reshape(2, grid // merge, merge, grid // merge, merge)
     return pair.permute(0, 1, 3, 2, 4).reshape(2, -1).T.contiguous()
 
 
-def picture_features(visual: nn.Module, rows: Tensor, positions: Tensor) -> Tensor:
+def picture_block(block: nn.Module, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """One block of the stock tower with full attention over each picture of a batch, [B, N, D] -> [B, N, D]."""
+    x = x + _attend(block.attn, block.norm1(x), cos, sin)
+    return x + block.mlp(block.norm2(x))
+
+
+def picture_features(visual: nn.Module, rows: Tensor, positions: Tensor, through: Callable = picture_block) -> Tensor:
     """Features of a batch of equal pictures; every block with full attention.
 
     Args:
         visual: the stock Qwen2.5-VL vision tower, its windows as large as the picture.
         rows: [B, N, 3 * patch^2] from `patchify` with `temporal` = 1.
         positions: [N, 2] from `patch_positions`.
+        through: `picture_block`, or a compiled form of it.
 
     Returns:
         [B, N / merge^2, width of the language model].
@@ -57,8 +66,7 @@ def picture_features(visual: nn.Module, rows: Tensor, positions: Tensor) -> Tens
     x = F.linear(rows, kernel.flatten(1))  # a stride as large as the kernel makes the convolution a product
     cos, sin = visual.rotary_pos_emb(x, positions)
     for block in visual.blocks:
-        x = x + _attend(block.attn, block.norm1(x), cos, sin)
-        x = x + block.mlp(block.norm2(x))
+        x = through(block, x, cos, sin)
     return visual.merger(x).view(batch, count // visual.spatial_merge_unit, -1)
 
 

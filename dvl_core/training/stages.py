@@ -1,0 +1,288 @@
+"""One stage of a bundled model's training: what is learnt from which pictures, for how long, and the loop itself."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from ..tinyworld.labels import CELLS, HEADS, patch_heads
+from ..tinyworld.sampling import KIND_SHARES
+from .data import STAGES, TASK_NAMES, StageData, add_tree_noise, loader
+from .optimizer import MuonAdamW
+from .packing import Packer
+from .precision import fast_dtype
+from .replay import Replay
+from .steps import PackedLanguage, VisionWarmup
+
+HEADS_FILE = "heads.safetensors"  # beside the checkpoint of the vision stage, no part of the model
+READING_SHARES = (0.2, 0.4, 0.18, 0.1, 0.06, 0.05, 0.01)  # of `tinyworld.sampling.KINDS`: characters need most
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Length, batch and learning rates of one stage.
+
+    name: what is learnt, one of `data.STAGES`; minutes: wall-clock budget; samples: upper bound on pictures; length:
+    tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower,
+    which stays as it is at 0; decay_from: share of the stage after which the learning rate falls linearly; first_seed:
+    of the samples; shares: of the kinds of pictures; reading: weight of the patches' loss beside the language model's,
+    whose heads the vision stage left behind (which goes on with them itself where this is above 0); pages: share of
+    pages full of characters in the vision stage (`tinyworld.sampling.sample_page`); easy: samples over which the share
+    of easy pictures falls from all of them to none (`tinyworld.sampling.simplified`); conversations: how many about
+    each picture, of which those are learnt that fit in the row.
+    """
+
+    name: str
+    minutes: float
+    samples: int
+    batch: int = 32
+    length: int = 256
+    muon_lr: float = 0.015
+    adam_lr: float = 2e-3
+    vision_scale: float = 1.0
+    decay_from: float = 0.5
+    first_seed: int = 0
+    shares: tuple[float, ...] = KIND_SHARES
+    reading: float = 0.0
+    pages: float = 0.0
+    easy: int = 0
+    conversations: int = 6
+
+    def __post_init__(self) -> None:
+        if self.name not in STAGES:
+            raise ValueError(f"name={self.name!r} must be one of {', '.join(STAGES)}")
+        for field in ("minutes", "samples", "batch", "muon_lr", "adam_lr", "conversations"):
+            if getattr(self, field) <= 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be above 0")
+        if self.reading and not self.vision_scale:
+            raise ValueError(f"reading={self.reading} teaches the vision tower, which vision_scale=0 holds still")
+
+    def factor(self, progress: float, step: int) -> float:
+        """Learning-rate factor after a share `progress` of the stage: 50 steps of warm-up, constant, decay."""
+        decay = min(1.0, (1.0 - progress) / (1.0 - self.decay_from))
+        return max(0.01, decay) * min(1.0, (step + 1) / 50)
+
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a stage runs on: the device, the processes that draw pictures, and whether passes are compiled."""
+
+    device: torch.device
+    workers: int = 1
+    compiled: bool = False
+
+    @classmethod
+    def of(cls, device: str = "auto", workers: int | None = None, compiled: bool = True) -> Hardware:
+        """`auto` is a GPU where there is one; it gets a worker for every core but one, a CPU a single worker."""
+        if device == "auto":
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+        if workers is None:
+            workers = max(1, len(os.sched_getaffinity(0)) - 1) if device != "cpu" else 1
+        return cls(torch.device(device), workers, compiled)
+
+    @property
+    def attention(self) -> str:
+        """SDPA, but on a CPU that multiplies bfloat16, where SDPA's backward pass is slow."""
+        return "eager" if self.device.type == "cpu" and fast_dtype() == torch.bfloat16 else "sdpa"
+
+
+CPU = Hardware(torch.device("cpu"))
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """What the stages have to know about one bundled family.
+
+    view, margin, cells: how it sees pictures, as in `data.StageData`; save: writes (model, tokenizer, folder,
+    diffusion); settle: what is done with (model, reader, pictures) after the vision warm-up, if anything.
+    """
+
+    view: Callable
+    margin: int
+    save: Callable
+    settle: Callable | None = None
+    cells: int = CELLS
+
+
+def picture_slice(tokenizer, picture_tokens: int = CELLS**2) -> slice:
+    """Where the picture stands in every packed row."""
+    return Packer(tokenizer, picture_tokens, block_size=8, length=picture_tokens, diffusion=False).picture_at
+
+
+class Log:
+    """One JSON object per line, to a file and to the terminal."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def write(self, **entry) -> None:
+        """Append an entry."""
+        line = json.dumps(entry)
+        with self.path.open("a") as file:
+            file.write(line + "\n")
+        print(line, flush=True)
+
+
+def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundle, hardware: Hardware = CPU,
+              folder: str | None = None) -> int:
+    """Train one stage in place, on the hardware's device, where the model stays.
+
+    Args:
+        model: what is trained.
+        tokenizer: its own.
+        stage: what is learnt, and for how long.
+        log: gets an entry every 50 steps.
+        out: the model is written to its subfolder every few minutes and at the end.
+        bundle: of the model's family.
+        hardware: what it runs on.
+        folder: name of the subfolder; the stage's by default.
+
+    Returns:
+        how many samples were learnt from, repeated ones included.
+    """
+    kind, diffusion, device = stage.name, stage.name == "diffusion", hardware.device
+    module = _module(model, tokenizer, stage, out, bundle.cells).to(device)
+    model.train()
+    model.requires_grad_(False)
+    trained = [(n, p) for n, p in module.named_parameters() if _learns(n, stage)]
+    for _, parameter in trained:
+        parameter.requires_grad_(True)
+    optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
+    forward = _compiled(module, device) if hardware.compiled else module
+    data = StageData(kind, stage.batch, stage.length, stage.first_seed, stage.conversations, shares=stage.shares,
+                     pages=stage.pages, easy=stage.easy, view=bundle.view, margin=bundle.margin, cells=bundle.cells)
+    batches: Iterable = loader(data, tokenizer, hardware.workers)
+    if device.type != "cpu":
+        batches = Replay(batches, device)
+    noise = torch.Generator(device).manual_seed(stage.first_seed)
+    began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally(device)
+    for step, batch in enumerate(batches):
+        minutes = (time.monotonic() - began) / 60
+        progress = max(minutes / stage.minutes, seen / stage.samples)
+        if progress >= 1:
+            break
+        if diffusion:
+            batch = add_tree_noise(batch, data, tokenizer.mask_token_id, noise)
+        with torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16):
+            loss = _loss(module, forward, batch, stage, tally)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step(stage.factor(progress, step))
+        seen += stage.batch
+        if step % 50 == 49:
+            drawn = {"drawn": batches.drawn * stage.batch} if isinstance(batches, Replay) else {}
+            log.write(stage=folder or kind, step=step + 1, samples=seen, **drawn, minutes=round(minutes, 2),
+                      **tally.take())
+        if time.monotonic() - saved > 180:
+            saved = time.monotonic()
+            bundle.save(model, tokenizer, out / (folder or kind), diffusion)
+    if kind == "vision" and bundle.settle:
+        bundle.settle(model, module.reader, batch["pictures"])
+    bundle.save(model, tokenizer, out / (folder or kind), diffusion)
+    if kind == "vision":
+        save_file(module.heads.state_dict(), out / kind / HEADS_FILE)
+    log.write(stage=folder or kind, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
+    return seen
+
+
+def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with its passes compiled: as a whole on a CPU; layer by layer, all of which share their code, on a
+    GPU, where compiling the whole would take most of a short stage."""
+    if device.type == "cpu":
+        return torch.compile(module)
+    module.compile_layers()
+    return module
+
+
+def _learns(name: str, stage: Stage) -> bool:
+    """Whether a stage moves the parameter of that name."""
+    if stage.name == "projector":
+        return "merger." in name
+    return stage.vision_scale > 0 or "visual." not in name
+
+
+def _module(model, tokenizer, stage: Stage, out: Path, cells: int = CELLS) -> nn.Module:
+    """What a stage runs: pictures, or packed rows, to a loss."""
+    heads = None
+    if stage.name == "vision" or stage.reading:
+        warmup = VisionWarmup(model, patch_heads(cells))
+        heads = warmup.heads
+        if stage.reading:
+            heads.load_state_dict(load_file(out / "vision" / HEADS_FILE))
+        if stage.name == "vision":
+            return warmup
+    block_size = getattr(model.config, "bd3lm_block_size", 1)
+    at = slice(0, 0) if stage.name == "words" else picture_slice(tokenizer, cells**2)
+    return PackedLanguage(model, at, block_size, stage.name == "diffusion", heads)
+
+
+def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
+    patches = {name: batch[name] for name in HEADS if name in batch}
+    if stage.name == "vision":
+        loss, right = forward(batch["pictures"], patches)
+        tally.add(loss, right)
+        return loss
+    weight = batch["weight"] if stage.name == "diffusion" else autoregressive_weight(batch)
+    mask = module.mask(batch["positions"], batch["segment"], batch["noisy"])
+    loss, right, reading = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight,
+                                   patches if stage.reading else None)
+    if stage.name == "diffusion":
+        loss = loss / (batch["tasks"] >= 0).sum()
+    tally.add(loss, reading=reading)
+    tally.add_conversations(batch, right, weight > 0)
+    return loss + stage.reading * reading
+
+
+def autoregressive_weight(batch: dict) -> Tensor:
+    """Labelled tokens weighted by 1 / sqrt(tokens of the answer), normalised over the batch."""
+    weight = batch["share"].sqrt() * (batch["labels"] >= 0)
+    return weight / weight.sum()
+
+
+class Tally:
+    """Running means between two log lines; nothing leaves the device before they are taken."""
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.device, self.steps, self.right = device, 0, {}
+        self.loss, self.reading = torch.zeros(2, device=device)
+        self.hits, self.totals = torch.zeros(2, len(TASK_NAMES), device=device)
+
+    def add(self, loss: Tensor, right: dict[str, Tensor] | None = None, reading: Tensor | float = 0.0) -> None:
+        """Add one step: its loss, the share right of every attribute of the patches, and the loss of the patches beside
+        it."""
+        self.steps += 1
+        self.loss = self.loss + loss.detach()
+        self.reading = self.reading + (reading.detach() if torch.is_tensor(reading) else reading)
+        for name, share in (right or {}).items():
+            self.right[name] = self.right.get(name, 0.0) + share.detach()
+
+    def add_conversations(self, batch: dict[str, Tensor], right: Tensor, counted: Tensor) -> None:
+        """Add the conversations of a step, each to its task: right where every counted token is, bool [B, L]."""
+        tasks = batch["tasks"]
+        wrong = torch.zeros(tasks.shape, device=tasks.device)
+        wrong.scatter_add_(1, batch["segment"].clamp(min=0), (counted & ~right).float())
+        there = (tasks >= 0).float().flatten()
+        of = tasks.clamp(min=0).flatten()
+        self.totals.scatter_add_(0, of, there)
+        self.hits.scatter_add_(0, of, there * (wrong == 0).flatten())
+
+    def take(self) -> dict:
+        """The means, rounded; starts over."""
+        means = {name: round(float(share) / self.steps, 3) for name, share in sorted(self.right.items())}
+        scores = zip(TASK_NAMES, self.hits.tolist(), self.totals.tolist(), strict=True)
+        means |= {name: round(hits / total, 3) for name, hits, total in sorted(scores) if total}
+        entry = {"loss": round(float(self.loss) / max(1, self.steps), 4)}
+        if float(self.reading):
+            entry["reading_loss"] = round(float(self.reading) / self.steps, 4)
+        entry["right"] = means
+        self.__init__(self.device)
+        return entry
