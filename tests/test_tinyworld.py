@@ -11,7 +11,7 @@ from PIL import Image
 from dvl_core.tinyworld import KINDS, TASKS, draw, render, sample, sample_picture, split_of, task_sample
 from dvl_core.tinyworld.examples import EXAMPLES, SIZE, picture_of, write_examples
 from dvl_core.tinyworld.labels import HEADS, THIRDS, patch_labels
-from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Sum, Text
+from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Sum, Table, Text
 from dvl_core.tinyworld.questions import ask, caption, tasks_of
 from dvl_core.tinyworld.sampling import rng_for, sample_sudoku, solutions
 from dvl_core.tinyworld.tokenizer import SPECIALS, answer_encoder, build_tokenizer
@@ -256,3 +256,32 @@ def test_what_was_read_off_a_picture_is_spelt(tokenizer):
 
 def test_tokenizer_is_deterministic(tokenizer):
     assert build_tokenizer(samples=500).get_vocab() == tokenizer.get_vocab()
+
+
+def test_wild_pictures_are_drawn_as_they_are_asked_about():
+    """Every character of a wild picture is marked, inside the picture, and the answers name its words."""
+    seen = set()
+    for seed in range(300):
+        drawn = sample("train", seed, 6, wild=1.0)
+        picture = drawn.picture
+        assert split_of(picture) == "train"
+        image, marks = render(picture, 192)
+        assert image.mode == "RGB" and all(-1 <= m.x <= CANVAS + 1 and -1 <= m.y <= CANVAS + 1 for m in marks)
+        written = {m.value for m in marks if m.what == "glyph"}
+        if isinstance(picture, Chart):
+            assert set("".join(picture.labels)) <= written
+            assert picture.top == 0 or picture.top >= max(picture.values)
+        if isinstance(picture, Table):
+            assert set("".join((*picture.header, *(name for name, _ in picture.rows)))) - {" "} <= written
+        for (*_, (_, answer)), task in zip(drawn.conversations, drawn.tasks, strict=True):
+            if task == "largest" and isinstance(picture, Chart):
+                assert f'"{picture.labels[picture.values.index(max(picture.values))]}"' in answer
+        style = picture.style
+        seen |= {name for name in ("edge", "wobble", "panel") if getattr(style, name)}
+        seen |= {name for name in ("sideways", "framed", "striped") if getattr(picture, name, False)}
+    assert seen == {"edge", "wobble", "panel", "sideways", "framed", "striped"}
+
+
+def test_the_test_split_has_no_wild_pictures():
+    with pytest.raises(ValueError, match="wild=0.5: only the training split"):
+        sample("test", 1, wild=0.5)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tinyworld.drawing import Mark
 from ..tinyworld.labels import GLYPHS, MARGIN
+from ..tinyworld.pen import Mark
 from ..tinyworld.pictures import CANVAS, COLOURS, MAX_READING, SHAPES, SIZES
 from .small import MERGE, PATCH
 

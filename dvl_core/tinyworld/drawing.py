@@ -1,124 +1,24 @@
-"""Draws TinyWorld pictures, and says where on them everything is.
-
-All geometry is in canvas units, so the same picture can be drawn small for training and large for showing. The fonts
-are those that come with Pillow and matplotlib, so that drawing is the same on every machine.
-"""
+"""Draws TinyWorld pictures, and says where on them everything is."""
 
 from __future__ import annotations
 
 import io
 import math
 import zlib
-from dataclasses import dataclass, replace
-from functools import lru_cache
-from importlib.util import find_spec
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFilter, ImageFont
+from PIL import Image, ImageFilter
 
-from .pictures import CANVAS, INKS, MAX_READING, Chart, Other, Picture, Scene, Style, Sudoku, Sum, Table, Text
+from .charts import draw_chart
+from .pen import Mark, Pen, font_of
+from .pictures import CANVAS, Chart, Other, Picture, Scene, Style, Sudoku, Sum, Table, Text
 
-FONTS = (  # "" = the one inside Pillow
-    "", "DejaVuSans", "DejaVuSans-Bold", "DejaVuSerif", "DejaVuSansMono", "STIXGeneral", "STIXGeneralBol", "cmss10",
-)
-_TITLE, _VALUE, _LABEL = range(3)  # lines of a chart
 PATTERNS = ("clouds", "noise", "stripes", "checks", "blobs", "gradient", "landscape")
 
 
-@dataclass(frozen=True)
-class Mark:
-    """Something at a point of the canvas: attribute `what` has the value `value` at (x, y).
-
-    `at` is its line and slot in the picture's own order (the row and column of a cell or a place, the line and number
-    of a character, the number of a bar), or None where it has none.
-    """
-
-    what: str  # "glyph", "shape", "colour", "size" or "height"
-    value: str | int
-    x: float
-    y: float
-    at: tuple[int, int] | None = None
-
-
-@lru_cache(maxsize=1)
-def _font_folder() -> Path:
-    spec = find_spec("matplotlib")  # located, not imported: only its font files are needed
-    if spec is None:
-        raise ModuleNotFoundError("TinyWorld draws with the fonts that come with matplotlib: pip install matplotlib")
-    return Path(spec.submodule_search_locations[0]) / "mpl-data" / "fonts" / "ttf"
-
-
-@lru_cache(maxsize=2048)
-def _font(index: int, pixels: int) -> ImageFont.FreeTypeFont:
-    if not FONTS[index]:
-        return ImageFont.load_default(size=pixels)
-    return ImageFont.truetype(_font_folder() / f"{FONTS[index]}.ttf", pixels)
-
-
-class Pen:
-    """Draws in canvas units on a picture of `scale` pixels a unit and remembers what it drew where."""
-
-    def __init__(self, image: Image.Image, scale: float, style: Style) -> None:
-        self.pen, self.scale, self.style = ImageDraw.Draw(image), scale, style
-        self.width, self.height = style.size
-        self.dark = sum(style.paper) < 300  # light ink on dark paper
-        self.marks: list[Mark] = []
-
-    def ink(self, colour: str) -> tuple[int, int, int]:
-        """RGB of a named colour in this picture."""
-        return tuple(max(0, min(255, a + b)) for a, b in zip(INKS[colour], self.style.shade, strict=True))
-
-    def gray(self, level: int) -> tuple[int, int, int]:
-        """Ink of frames and labels: dark on light paper, light on dark paper."""
-        level = 255 - level if self.dark else level
-        return (level, level, level)
-
-    def mark(self, x: float, y: float, at: tuple[int, int] | None, **values: str | int) -> None:
-        """Remember what is at (x, y)."""
-        self.marks += [Mark(what, value, x, y, at) for what, value in values.items()]
-
-    def line(self, *points: float, fill, width: float = 1.0) -> None:
-        """A line through x, y, x, y, …"""
-        pixels = max(1, round(width * self.style.line * self.scale))
-        self.pen.line([p * self.scale for p in points], fill=fill, width=pixels)
-
-    def shape(self, points: list[tuple[float, float]], fill=None, edge=None) -> None:
-        """A polygon, filled or outlined."""
-        points = [(x * self.scale, y * self.scale) for x, y in points]
-        if fill is not None:
-            self.pen.polygon(points, fill=fill)
-        else:
-            self.pen.line([*points, points[0], points[1]], fill=edge, joint="curve",
-                          width=max(2, round(2.2 * self.style.line * self.scale)))
-
-    def text(self, x: float, y: float, text: str, size: float, fill, room: float | None = None,
-             line: int | None = None, slot: int | None = None) -> float:
-        """Text centred at (x, y), shrunk until it is at most `room` wide; every character is remembered.
-
-        `line` and `slot` are its place in the picture's own order (`Mark.at`); a line without a slot counts characters.
-
-        Returns:
-            the font size it was drawn at, in canvas units.
-        """
-        pixels = max(6, round(size * self.scale))
-        font = _font(self.style.font, pixels)
-        if room is not None and font.getlength(text) > room * self.scale:
-            pixels = max(6, int(pixels * room * self.scale / font.getlength(text)))
-            font = _font(self.style.font, pixels)
-        total = font.getlength(text)
-        left = x * self.scale - total / 2
-        self.pen.text((left, y * self.scale), text, font=font, fill=fill, anchor="lm")
-        for i, character in enumerate(text):
-            if character != " ":
-                before, after = font.getlength(text[:i]), font.getlength(text[: i + 1])
-                at = None if line is None else (line, i if slot is None else slot)
-                self.mark((left + (before + after) / 2) / self.scale, y, at, glyph=character)
-        return pixels / self.scale
-
-
-def _polygon(kind: str, x: float, y: float, r: float, turn: float) -> list[tuple[float, float]]:
-    """Corners of a shape of radius `r` round (x, y)."""
+def _polygon(kind: str, x: float, y: float, r: float, turn: float, stretch: float = 1.0) -> list[tuple[float, float]]:
+    """Corners of a shape of radius `r` round (x, y), `stretch` times as wide as high."""
     a = 0.34
     if kind == "circle":
         corners = [(math.cos(math.tau * i / 40), math.sin(math.tau * i / 40)) for i in range(40)]
@@ -135,6 +35,7 @@ def _polygon(kind: str, x: float, y: float, r: float, turn: float) -> list[tuple
         reach = [1.1 if i % 2 == 0 else 0.46 for i in range(10)]
         corners = [(k * math.cos(math.pi * (i / 5 - 0.5)), k * math.sin(math.pi * (i / 5 - 0.5)))
                    for i, k in enumerate(reach)]
+    corners = [(u * min(1.0, stretch), v / max(1.0, stretch)) for u, v in corners]
     c, s = math.cos(math.radians(turn)), math.sin(math.radians(turn))
     return [(x + r * (c * u + s * v), y + r * (c * v - s * u)) for u, v in corners]
 
@@ -146,7 +47,7 @@ def _scene(pen: Pen, scene: Scene) -> None:
         x = wide * (s.place % 3 + 0.5) + s.dx * side
         y = high * (s.place // 3 + 0.5) + s.dy * side
         ink = pen.ink(s.colour)
-        corners = _polygon(s.kind, x, y, s.radius * side, s.turn)
+        corners = _polygon(s.kind, x, y, s.radius * side, s.turn, scene.style.stretch)
         pen.shape(corners, edge=ink) if s.outline else pen.shape(corners, fill=ink)
         pen.mark(x, y, (s.place // 3, s.place % 3), shape=s.kind, colour=s.colour, size=s.size)
 
@@ -157,88 +58,17 @@ def _text(pen: Pen, text: Text) -> None:
     size = min(30.0, (pen.height - 8) / len(text.lines) / 1.25, 1.75 * room / longest)
     pitch = size * 1.25
     total = pitch * len(text.lines)
-    widest = max(_font(pen.style.font, 40).getlength(line) for line in text.lines) / 40 * size
+    widest = max(font_of(pen.style.font, 40).getlength(line) for line in text.lines) / 40 * size
     shrink = min(1.0, room / widest)
     x = pen.width / 2 + (text.x - 0.5) * (pen.width - 6 - widest * shrink)
     y = pen.height / 2 + (text.y - 0.5) * max(0.0, pen.height - 8 - total)
+    pen.panel(x - widest * shrink / 2 - 4, y - total / 2 - 2, x + widest * shrink / 2 + 4, y + total / 2 + 2, 4.0)
     for i, line in enumerate(text.lines):
         at = y + (i - (len(text.lines) - 1) / 2) * pitch
         before = len(pen.marks)
         pen.text(x, at, line, size * shrink, pen.ink(text.colour), line=i)
         for m in pen.marks[before:]:
             pen.mark(m.x, m.y, None, colour=text.colour)
-
-
-def _frame(pen: Pen, chart: Chart) -> tuple[float, float, float, float, float]:
-    """Draw title and axes. Returns left, right, top, base and the height of one unit."""
-    left = 15.0 if chart.ticks and not chart.numbers else 6.0
-    top = 8.0
-    if chart.title:
-        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=_TITLE)
-        top = 18.0
-    if chart.numbers:
-        top += 9
-    base, right = pen.height - 15.0, pen.width - 4.0
-    scale = max(chart.values) if chart.numbers else MAX_READING
-    unit = (base - top) / scale
-    if not chart.numbers:
-        for value in range(1, MAX_READING + 1):
-            y = base - value * unit
-            if chart.grid:
-                pen.line(left, y, right, y, fill=pen.gray(205), width=0.5)
-            if chart.ticks and value % 3 == 0:
-                pen.text(left - 6, y, str(value), 9.5, pen.gray(60))
-    pen.line(left, base, right, base, fill=pen.gray(60), width=1.0)
-    pen.line(left, top, left, base, fill=pen.gray(60), width=1.0)
-    return left, right, top, base, unit
-
-
-def _chart(pen: Pen, chart: Chart) -> None:
-    if chart.kind == "pie":
-        return _pie(pen, chart)
-    left, right, _, base, unit = _frame(pen, chart)
-    step = (right - left) / len(chart.values)
-    label = min(11.5, 1.55 * step / max(len(name) for name in chart.labels))
-    points = []
-    for i, (name, value) in enumerate(zip(chart.labels, chart.values, strict=True)):
-        x, y = left + (i + 0.5) * step, base - value * unit
-        points.append((x, y))
-        if chart.kind == "bar":
-            box = [(x - 0.36 * step) * pen.scale, y * pen.scale, (x + 0.36 * step) * pen.scale, base * pen.scale]
-            pen.pen.rectangle(box, fill=pen.ink(chart.colours[i]))
-        if chart.numbers:
-            pen.text(x, y - 6, str(value), 10.5, pen.gray(40), room=step, line=_VALUE, slot=i)
-        else:
-            foot = base if chart.kind == "bar" else y
-            for row in range(int((foot - y) // 8) + 1):
-                pen.mark(x, y + 8 * row, (_VALUE, i), height=value)
-        pen.text(x, base + 7.5, name, label, pen.gray(40), room=step * 0.98, line=_LABEL, slot=i)
-    if chart.kind == "line":
-        pen.line(*(c for p in points for c in p), fill=pen.ink(chart.colours[0]), width=1.6)
-        for x, y in points:
-            box = [(x - 2) * pen.scale, (y - 2) * pen.scale, (x + 2) * pen.scale, (y + 2) * pen.scale]
-            pen.pen.ellipse(box, fill=pen.ink(chart.colours[0]))
-    return None
-
-
-def _pie(pen: Pen, chart: Chart) -> None:
-    top = 16.0 if chart.title else 2.0
-    if chart.title:
-        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=_TITLE)
-    y, x = (top + pen.height) / 2, pen.width / 2
-    r = min((pen.height - top) / 2 - 13, pen.width / 2 - 24)
-    begin, total = -90.0, sum(chart.values)
-    for i, (name, value, colour) in enumerate(zip(chart.labels, chart.values, chart.colours, strict=True)):
-        end = begin + 360 * value / total
-        box = [(x - r) * pen.scale, (y - r) * pen.scale, (x + r) * pen.scale, (y + r) * pen.scale]
-        pen.pen.pieslice(box, begin, end, fill=pen.ink(colour), outline=pen.gray(250))
-        middle = math.radians((begin + end) / 2)
-        reach_x, reach_y = (r + 13) * math.cos(middle), (r + 7) * math.sin(middle)
-        pen.text(x + reach_x, y + reach_y, name, 9.5, pen.gray(40), room=24, line=_LABEL, slot=i)
-        paper = sum(pen.ink(colour))
-        pen.text(x + 0.62 * r * math.cos(middle), y + 0.62 * r * math.sin(middle), str(value), 10,
-                 (255, 255, 255) if paper < 360 else (20, 20, 20), line=_VALUE, slot=i)
-        begin = end
 
 
 def _table(pen: Pen, table: Table) -> None:
@@ -249,8 +79,12 @@ def _table(pen: Pen, table: Table) -> None:
     middle = left + (right - left) * 0.55
     for i, row in enumerate(cells):
         y = top + (i + 0.5) * high
+        ink = pen.gray(30)
+        if i == 0 or (table.striped and i % 2 == 0):
+            pen.panel(left, y - high / 2, right, y + high / 2)
+            ink = pen.on_panel()
         for slot, (text, a, b) in enumerate(((row[0], left, middle), (row[1], middle, right))):
-            pen.text((a + b) / 2, y, text, min(13.0, 0.72 * high), pen.gray(30), room=b - a - 4, line=i, slot=slot)
+            pen.text((a + b) / 2, y, text, min(13.0, 0.72 * high), ink, room=b - a - 4, line=i, slot=slot)
         if table.lines or i == 0:
             pen.line(left, y + high / 2, right, y + high / 2, fill=pen.gray(110), width=1.2 if i == 0 else 0.6)
     if table.lines:
@@ -263,6 +97,7 @@ def _table(pen: Pen, table: Table) -> None:
 def _sudoku(pen: Pen, sudoku: Sudoku) -> None:
     side = min(pen.width, pen.height) - 8
     cell, left, top = side / 4, (pen.width - side) / 2, (pen.height - side) / 2
+    pen.panel(left, top, left + side, top + side)
     for i in range(5):
         width = 1.6 if i % 2 == 0 else 0.5
         at = i * cell
@@ -276,6 +111,7 @@ def _sudoku(pen: Pen, sudoku: Sudoku) -> None:
 
 def _sum(pen: Pen, item: Sum) -> None:
     text = f"{item.first} {item.sign} {item.second} ="
+    pen.panel(3, pen.height / 2 - 20, pen.width - 3, pen.height / 2 + 20, 5.0)
     pen.text(pen.width / 2, pen.height / 2, text, 24.0, pen.ink(item.colour), room=pen.width - 8, line=0)
 
 
@@ -312,7 +148,7 @@ def _texture(pattern: str, rng: np.random.Generator, size: tuple[int, int]) -> I
     return Image.fromarray(np.clip(field, 0, 255).astype(np.uint8))
 
 
-_DRAW = {Scene: _scene, Text: _text, Chart: _chart, Table: _table, Sudoku: _sudoku, Sum: _sum}
+_DRAW = {Scene: _scene, Text: _text, Chart: draw_chart, Table: _table, Sudoku: _sudoku, Sum: _sum}
 
 
 def _paper(style: Style, size: tuple[int, int]) -> Image.Image:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .drawing import Mark
+from .pen import Mark
 from .pictures import CANVAS, INKS, MAX_LINE, MAX_READING, SHAPES, SIZES
 from .sampling import CHARACTERS
 
@@ -18,7 +18,7 @@ CELLS = 8  # merged patches per side of the bundled vision-language model
 MARGIN = 2  # pixels round the picture, of the 128 that the model sees
 GLYPHS = CHARACTERS + "+-="
 THIRDS = ("left_glyph", "middle_glyph", "right_glyph")
-LINES = 6  # of a picture's own order, see `drawing.Mark`
+LINES = 6  # of a picture's own order, see `pen.Mark`
 
 
 def patch_heads(cells: int) -> dict[str, int]:

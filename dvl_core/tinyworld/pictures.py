@@ -37,10 +37,12 @@ CHARTS = ("bar", "line", "pie")
 class Style:
     """How a picture looks; nothing in it changes an answer.
 
-    font: index into `drawing.FONTS`; paper, fade: background RGB, and what it fades to from top to bottom (None =
-    plain); turn: degrees anticlockwise; line: width factor of lines; grain: standard deviation of noise, of 255;
-    jpeg: quality of a compression, 0 = none; smooth: drawn with anti-aliasing; aspect: width / height;
-    shade: added to every colour, RGB.
+    font: index into `pen.FONTS`, then `pen.MORE_FONTS`; paper, fade: background RGB, and what it fades to from top to
+    bottom (None = plain); turn: degrees anticlockwise; line: width factor of lines; grain: standard deviation of noise,
+    of 255; jpeg: quality of a compression, 0 = none; smooth: drawn with anti-aliasing; aspect: width / height;
+    shade: added to every colour, RGB; edge: dark lines round shapes and bars; stretch: of shapes, width / height;
+    wobble: shapes are drawn by an unsteady hand, which strays by this share of their width; panel: RGB of a field
+    behind a text, a sum or a sudoku, or of a table's head.
     """
 
     font: int = 0
@@ -53,6 +55,10 @@ class Style:
     smooth: bool = True
     aspect: float = 1.0
     shade: tuple[int, int, int] = (0, 0, 0)
+    edge: bool = False
+    stretch: float = 1.0
+    wobble: float = 0.0
+    panel: tuple[int, int, int] | None = None
 
     @property
     def size(self) -> tuple[float, float]:
@@ -119,7 +125,9 @@ class Chart:
     """A bar, line or pie chart: one whole value per label; the largest and the smallest value are unique.
 
     numbers: values are written beside what shows them (always so in a pie); ticks: the axis has numbers;
-    grid: horizontal lines. `title` may be empty.
+    grid: horizontal lines; top: value at the upper end of the axis, 0 = as high as the chart's kind has it; step: of
+    the axis' numbers; framed: lines all round; sideways: bars that lie (their numbers are written). `title` may be
+    empty.
     """
 
     kind: str
@@ -131,6 +139,10 @@ class Chart:
     ticks: bool = True
     grid: bool = True
     style: Style = PLAIN
+    top: float = 0.0
+    step: int = 3
+    framed: bool = False
+    sideways: bool = False
 
     @property
     def content(self) -> tuple:
@@ -140,12 +152,14 @@ class Chart:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of two columns: a header, and rows of a name and a whole number."""
+    """A table of two columns: a header, and rows of a name and a whole number; striped: with every other row on the
+    style's panel."""
 
     header: tuple[str, str]
     rows: tuple[tuple[str, int], ...]
     lines: bool = True
     style: Style = PLAIN
+    striped: bool = False
 
     @property
     def content(self) -> tuple:

@@ -14,7 +14,8 @@ from dataclasses import replace
 from functools import lru_cache
 from itertools import permutations
 
-from .drawing import FONTS, PATTERNS
+from .drawing import PATTERNS
+from .pen import FONTS
 from .pictures import (
     COLOURS,
     MAX_LINE,
@@ -179,7 +180,7 @@ def _sample_scene(rng: random.Random) -> Scene:
     return Scene(tuple(shapes), sample_style(rng, 4.0, tuple(shape.colour for shape in shapes)))
 
 
-def _some_word(rng: random.Random, longest: int = MAX_LINE) -> str:
+def some_word(rng: random.Random, longest: int = MAX_LINE) -> str:
     """A common word or a random string, in capitals, in lower case or as a name."""
     if rng.random() < 0.5:
         word = rng.choice([w for w in COMMON if len(w) <= longest])
@@ -191,7 +192,7 @@ def _some_word(rng: random.Random, longest: int = MAX_LINE) -> str:
 
 def _sample_text(rng: random.Random) -> Text:
     if rng.random() < 0.65:
-        lines: tuple[str, ...] = (_some_word(rng),)
+        lines: tuple[str, ...] = (some_word(rng),)
     else:
         case = rng.choice((str.upper, str.lower, str.title))
         lines = ()
@@ -216,9 +217,9 @@ def sample_page(rng: random.Random) -> Text:
     """
     lines = []
     for _ in range(rng.randint(4, MAX_PAGE_LINES)):
-        line = _some_word(rng)
+        line = some_word(rng)
         while len(line) < MAX_LINE - 1 and rng.random() < 0.9:
-            line = f"{line}{rng.choice((' ', ''))}{_some_word(rng)}"
+            line = f"{line}{rng.choice((' ', ''))}{some_word(rng)}"
         lines.append(line[:MAX_LINE])
     colour = _colour(rng, readable=True)
     style = sample_style(rng, inks=(colour,))
@@ -238,7 +239,7 @@ def _labels(rng: random.Random, count: int) -> tuple[str, ...]:
     return tuple(rng.sample([w for w in _NAMES if len(w) <= 5], count))
 
 
-def _distinct_extremes(rng: random.Random, count: int, low: int, high: int) -> tuple[int, ...]:
+def distinct_extremes(rng: random.Random, count: int, low: int, high: int) -> tuple[int, ...]:
     while True:
         values = tuple(rng.randint(low, high) for _ in range(count))
         if values.count(max(values)) == 1 and values.count(min(values)) == 1:
@@ -250,9 +251,9 @@ def _sample_chart(rng: random.Random) -> Chart:
     count = rng.randint(3, 5 if kind == "pie" else 6)
     numbers = kind == "pie" or rng.random() < 0.4
     if kind == "pie":
-        values = _distinct_extremes(rng, count, 10, 60)
+        values = distinct_extremes(rng, count, 10, 60)
     else:
-        values = _distinct_extremes(rng, count, 1, 99 if numbers else MAX_READING)
+        values = distinct_extremes(rng, count, 1, 99 if numbers else MAX_READING)
     alike = kind == "line" or (kind == "bar" and rng.random() < 0.5)
     colours = (_colour(rng),) * count if alike else tuple(rng.sample(tuple(COLOURS), count))
     return Chart(
@@ -263,7 +264,7 @@ def _sample_chart(rng: random.Random) -> Chart:
 
 def _sample_table(rng: random.Random) -> Table:
     count = rng.randint(2, 4)
-    values = _distinct_extremes(rng, count, 1, 99)
+    values = distinct_extremes(rng, count, 1, 99)
     if rng.random() < 0.6:
         names = tuple(rng.sample(_NAMES, count))
     else:

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from .pictures import Other, Picture
 from .questions import ABSENT, ask, tasks_of
-from .sampling import KIND_SHARES, rng_for, sample_picture
+from .sampling import KIND_SHARES, rng_for, sample_picture, split_of
+from .wild import wild as made_wild
 
 Turns = tuple[tuple[str, str], ...]  # (question, answer) pairs of one conversation
 
@@ -62,7 +63,7 @@ def _asked(rng: random.Random, picture: Picture, task: str) -> tuple[str, str, s
 
 
 def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, ...] = KIND_SHARES,
-           easy: float = 0.0) -> Sample:
+           easy: float = 0.0, wild: float = 0.0) -> Sample:
     """The training sample of a seed: a picture and several conversations, a fifth of them with two turns.
 
     Args:
@@ -71,9 +72,18 @@ def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, .
         conversations: how many independent conversations to hold about the picture.
         shares: how often each of `sampling.KINDS` is drawn.
         easy: probability of an easy picture (`sampling.simplified`).
+        wild: probability of a picture as others would make it (`wild.wild`); of the training split alone.
+
+    Raises:
+        ValueError: for wild pictures of the test split.
     """
+    if wild and split != "train":
+        raise ValueError(f"wild={wild}: only the training split has wild pictures")
     rng = rng_for(split, seed)
     picture = sample_picture(rng, split, shares=shares, easy=easy > 0 and rng.random() < easy)
+    if wild and rng.random() < wild:
+        other = made_wild(rng, picture)
+        picture = other if split_of(other) == split else picture
     tasks = list(tasks_of(picture))
     rng.shuffle(tasks)
     tasks += [_some_task(rng, picture) for _ in range(max(0, conversations - len(tasks)))]

@@ -15,10 +15,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from ..processing.qwen_vl import CLIP_MEAN_COLOR, pad_to_square, resize_with_margin
 from ..tinyworld.description import describe
-from ..tinyworld.drawing import Mark, render
+from ..tinyworld.drawing import render
 from ..tinyworld.labels import CELLS, MARGIN, patch_labels
+from ..tinyworld.pen import Mark
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.sampling import KIND_SHARES, sample_page
+from ..tinyworld.wild import wild
 from ..tinyworld.world import TASKS, sample
 from .noise import noise_levels
 from .packing import IGNORE, Packer
@@ -48,6 +50,7 @@ class StageData:
     shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
     pages: float = 0.0  # share of pictures that are pages full of characters instead; for the vision stage alone
     easy: int = 0  # samples over which the share of easy pictures falls from all of them to none
+    wild: float = 0.0  # share of pictures as others would make them
     view: Callable[[Image.Image], Image.Image] = framed  # what the model sees of a picture
     margin: int = MARGIN  # pixels round the picture in that view
 
@@ -89,9 +92,10 @@ class TinyWorldBatches(IterableDataset):
         if data.pages:
             rng = random.Random(f"page/{seed}")
             if rng.random() < data.pages:
-                return self._seen(sample_page(rng), seed)
+                page = sample_page(rng)
+                return self._seen(wild(rng, page) if rng.random() < data.wild else page, seed)
         easy = max(0.0, 1 - (seed - data.first_seed) / data.easy) if data.easy else 0.0
-        drawn = sample("train", seed, data.conversations if packer else 0, data.shares, easy)
+        drawn = sample("train", seed, data.conversations if packer else 0, data.shares, easy, data.wild * (1 - easy))
         if data.stage == "words":
             packer.instead_of_picture(describe(drawn.picture))
             row = {"pictures": np.zeros(0, np.uint8)}

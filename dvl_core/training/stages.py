@@ -37,7 +37,8 @@ class Stage:
     whose heads the vision stage left behind (which goes on with them itself where this is above 0); pages: share of
     pages full of characters in the vision stage (`tinyworld.sampling.sample_page`); easy: samples over which the share
     of easy pictures falls from all of them to none (`tinyworld.sampling.simplified`); conversations: how many about
-    each picture, of which those are learnt that fit in the row.
+    each picture, of which those are learnt that fit in the row; wild: share of pictures as others would make them
+    (`tinyworld.wild`).
     """
 
     name: str
@@ -55,6 +56,7 @@ class Stage:
     pages: float = 0.0
     easy: int = 0
     conversations: int = 6
+    wild: float = 0.3
 
     def __post_init__(self) -> None:
         if self.name not in STAGES:
@@ -159,7 +161,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = _compiled(module, device) if hardware.compiled else module
     data = StageData(kind, stage.batch, stage.length, stage.first_seed, stage.conversations, shares=stage.shares,
-                     pages=stage.pages, easy=stage.easy, view=bundle.view, margin=bundle.margin, cells=bundle.cells)
+                     pages=stage.pages, easy=stage.easy, wild=stage.wild, view=bundle.view, margin=bundle.margin,
+                     cells=bundle.cells)
     batches: Iterable = loader(data, tokenizer, hardware.workers)
     if device.type != "cpu":
         batches = Replay(batches, device)

@@ -1,0 +1,108 @@
+"""Draws TinyWorld's charts."""
+
+from __future__ import annotations
+
+import math
+
+from .pen import Pen
+from .pictures import MAX_READING, Chart
+
+TITLE, VALUE, LABEL = range(3)  # lines of a chart, see `pen.Mark`
+
+
+def _frame(pen: Pen, chart: Chart) -> tuple[float, float, float, float, float]:
+    """Draw title and axes. Returns left, right, top, base and the height of one unit."""
+    left = 15.0 if chart.ticks and not chart.numbers else 6.0
+    top = 8.0
+    if chart.title:
+        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=TITLE)
+        top = 18.0
+    if chart.numbers:
+        top += 9
+    base, right = pen.height - 15.0, pen.width - 4.0
+    scale = chart.top or (max(chart.values) if chart.numbers else MAX_READING)
+    unit = (base - top) / scale
+    if not chart.numbers:
+        for value in range(0 if chart.top else 1, int(scale) + 1):
+            y, named = base - value * unit, value % chart.step == 0
+            if chart.grid and (named or not chart.top):
+                pen.line(left, y, right, y, fill=pen.gray(205), width=0.5)
+            if chart.ticks and named:
+                pen.text(left - 6, y, str(value), 9.5, pen.gray(60))
+    pen.line(left, base, right, base, fill=pen.gray(60), width=1.0)
+    pen.line(left, top, left, base, fill=pen.gray(60), width=1.0)
+    if chart.framed:
+        pen.line(left, top, right, top, right, base, fill=pen.gray(60), width=1.0)
+    return left, right, top, base, unit
+
+
+def draw_chart(pen: Pen, chart: Chart) -> None:
+    if chart.kind == "pie":
+        return _pie(pen, chart)
+    if chart.sideways:
+        return _sideways(pen, chart)
+    left, right, _, base, unit = _frame(pen, chart)
+    step = (right - left) / len(chart.values)
+    label = min(11.5, 1.55 * step / max(len(name) for name in chart.labels))
+    points = []
+    for i, (name, value) in enumerate(zip(chart.labels, chart.values, strict=True)):
+        x, y = left + (i + 0.5) * step, base - value * unit
+        points.append((x, y))
+        if chart.kind == "bar":
+            box = [(x - 0.36 * step) * pen.scale, y * pen.scale, (x + 0.36 * step) * pen.scale, base * pen.scale]
+            pen.pen.rectangle(box, fill=pen.ink(chart.colours[i]), outline=pen.gray(40) if pen.style.edge else None)
+        if chart.numbers:
+            pen.text(x, y - 6, str(value), 10.5, pen.gray(40), room=step, line=VALUE, slot=i)
+        else:
+            foot = base if chart.kind == "bar" else y
+            for row in range(int((foot - y) // 8) + 1):
+                pen.mark(x, y + 8 * row, (VALUE, i), height=value)
+        pen.text(x, base + 7.5, name, label, pen.gray(40), room=step * 0.98, line=LABEL, slot=i)
+    if chart.kind == "line":
+        pen.line(*(c for p in points for c in p), fill=pen.ink(chart.colours[0]), width=1.6)
+        for x, y in points:
+            box = [(x - 2) * pen.scale, (y - 2) * pen.scale, (x + 2) * pen.scale, (y + 2) * pen.scale]
+            pen.pen.ellipse(box, fill=pen.ink(chart.colours[0]))
+    return None
+
+
+def _pie(pen: Pen, chart: Chart) -> None:
+    top = 16.0 if chart.title else 2.0
+    if chart.title:
+        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=TITLE)
+    y, x = (top + pen.height) / 2, pen.width / 2
+    r = min((pen.height - top) / 2 - 13, pen.width / 2 - 24)
+    begin, total = -90.0, sum(chart.values)
+    for i, (name, value, colour) in enumerate(zip(chart.labels, chart.values, chart.colours, strict=True)):
+        end = begin + 360 * value / total
+        box = [(x - r) * pen.scale, (y - r) * pen.scale, (x + r) * pen.scale, (y + r) * pen.scale]
+        pen.pen.pieslice(box, begin, end, fill=pen.ink(colour), outline=pen.gray(250))
+        middle = math.radians((begin + end) / 2)
+        reach_x, reach_y = (r + 13) * math.cos(middle), (r + 7) * math.sin(middle)
+        pen.text(x + reach_x, y + reach_y, name, 9.5, pen.gray(40), room=24, line=LABEL, slot=i)
+        paper = sum(pen.ink(colour))
+        pen.text(x + 0.62 * r * math.cos(middle), y + 0.62 * r * math.sin(middle), str(value), 10,
+                 (255, 255, 255) if paper < 360 else (20, 20, 20), line=VALUE, slot=i)
+        begin = end
+
+
+
+
+def _sideways(pen: Pen, chart: Chart) -> None:
+    """Bars that lie, the first one at the top, with their values beside them."""
+    top = 18.0 if chart.title else 5.0
+    if chart.title:
+        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=TITLE)
+    high = (pen.height - 5 - top) / len(chart.values)
+    left, size = 34.0, min(11.0, 0.7 * high)
+    unit = (pen.width - left - 22) / (chart.top or max(chart.values))
+    for i, (name, value) in enumerate(zip(chart.labels, chart.values, strict=True)):
+        y, end = top + (i + 0.5) * high, left + value * unit
+        box = [left * pen.scale, (y - 0.36 * high) * pen.scale, end * pen.scale, (y + 0.36 * high) * pen.scale]
+        pen.pen.rectangle(box, fill=pen.ink(chart.colours[i]), outline=pen.gray(40) if pen.style.edge else None)
+        pen.text(left / 2, y, name, size, pen.gray(40), room=left - 4, line=LABEL, slot=i)
+        pen.text(end + 9, y, str(value), size, pen.gray(40), line=VALUE, slot=i)
+    pen.line(left, top, left, pen.height - 5, fill=pen.gray(60), width=1.0)
+    if chart.framed:
+        pen.line(left, top, pen.width - 3, top, pen.width - 3, pen.height - 5, left, pen.height - 5,
+                 fill=pen.gray(60), width=1.0)
