@@ -3,6 +3,7 @@
 import pytest
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_mask, flex_attention
+from torch.nn.functional import scaled_dot_product_attention
 
 from dvl_core.benchmark.sizes import random_model
 from dvl_core.training import flex
@@ -36,7 +37,7 @@ def layout(seed, rows=2, length=300, segments=False):
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("segments", [False, True])
 def test_the_tiles_and_the_rule_are_the_dense_mask(seed, segments):
-    tokens = pad_tokens(layout(seed, length=300 + 900 * (seed == 3), segments=segments), 0)
+    tokens = layout(seed, length=300 + 900 * (seed == 3), segments=segments)
     length = tokens.block.shape[1]
     padded = pad_tokens(tokens, -length % TILE)
     dense, blocks = dense_mask(padded), block_mask(padded)
@@ -152,21 +153,32 @@ def test_new_masks_and_lengths_do_not_compile_a_kernel_each():
     assert len(graphs) == 2
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: the CPU's kernel has no gradient")
+def standing_in(query, key, value, block_mask, scale, enable_gqa):
+    """FlexAttention's interface with a gradient on a CPU: the rule of its mask, evaluated for all pairs."""
+    mask = create_mask(block_mask.mask_mod, len(query), None, query.shape[2], key.shape[2], device="cpu")
+    return scaled_dot_product_attention(query, key, value, mask, scale=scale, enable_gqa=enable_gqa)
+
+
+@pytest.mark.parametrize("device", [
+    "cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")),
+])  # fmt: skip
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_gradients_are_the_dense_ones_on_cuda(watched, checkpointing):
-    model = random_model("1m", torch.device("cuda"), torch.float32).train()
-    model.decoder.config.attention_dropout = 0.0
-    model.decoder.config.head_dim = None
+def test_gradients_are_the_dense_ones(monkeypatch, watched, device, checkpointing):
+    """On CUDA through the kernel. On a CPU, whose kernel has none, through all but it; layers called again included."""
+    if device == "cpu":
+        monkeypatch.setattr(flex, "_has_kernels", lambda *_: True)
+        monkeypatch.setattr(flex, "_kernel", lambda kind: watched.append(kind) or standing_in)
+    model = random_model("1m", torch.device(device), torch.float32).train()
     if checkpointing:
-        model.gradient_checkpointing_enable({"use_reentrant": False})
+        older = model.gradient_checkpointing_enable
+        getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
     inputs, seen = batch(model), {}
     for attention in ("dense", "auto"):
         model.zero_grad()
         loss = sum(losses.sum() for losses in both_losses(model, attention, inputs))
         loss.backward()
         seen[attention] = (loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
-    assert watched
+    assert len(watched) == len(model.decoder.layers) * 2 * (1 + checkpointing)
     torch.testing.assert_close(seen["auto"][0], seen["dense"][0], rtol=1e-5, atol=0)
     for name, gradient in seen["dense"][1].items():
         torch.testing.assert_close(seen["auto"][1][name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))

@@ -67,7 +67,7 @@ def takes_flex(model: nn.Module, embeds: Tensor, attention: Attention = "auto") 
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return (
         config._attn_implementation in ("sdpa", _ATTENTION)  # who asked for another one gets it
-        and width >= 16 and width & (width - 1) == 0
+        and width in (16, 32, 64, 128, 256)
         and embeds.dtype in (torch.float32, torch.bfloat16, torch.float16)
         and not (model.training and getattr(config, "attention_dropout", 0.0))
     )  # fmt: skip
@@ -82,11 +82,14 @@ def _has_kernels(device: torch.device, attention: Attention) -> bool:
 
 
 def pad_tokens(tokens: Tokens, pad: int) -> Tokens:
-    """`tokens` [B, L] with `pad` tokens of padding behind them, [B, L + pad]; `padding` must be given."""
-    length = tokens.block.shape[1]
-    fresh = torch.arange(length + 1, length + pad + 1, device=tokens.block.device).expand(len(tokens.block), -1)
-    padded = tokens.map(lambda field: F.pad(field, (0, pad)))
-    return padded._replace(padding=torch.cat([tokens.padding, fresh], 1))
+    """`tokens` [B, L] with `pad` tokens of padding behind them, [B, L + pad]; `padding` must be given.
+
+    Fields come back as int32 or bool and contiguous, so that every batch looks alike to a compiled kernel.
+    """
+    rows, length = tokens.block.shape
+    fresh = torch.arange(length + 1, length + pad + 1, device=tokens.block.device).expand(rows, -1)
+    padded = tokens.map(lambda field: F.pad(field, (0, pad)))._replace(padding=torch.cat([tokens.padding, fresh], 1))
+    return padded.map(lambda field: (field if field.dtype == torch.bool else field.int()).contiguous())
 
 
 def block_mask(tokens: Tokens) -> BlockMask:
