@@ -7,9 +7,11 @@ it hides. The decoder is the stock one; an attention function registered with tr
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from functools import cache
 from importlib.util import find_spec
+from shutil import which
 from typing import Literal
 
 import torch
@@ -74,11 +76,17 @@ def takes_flex(model: nn.Module, embeds: Tensor, attention: Attention = "auto") 
 
 
 def _has_kernels(device: torch.device, attention: Attention) -> bool:
-    if tuple(int(part) for part in torch.__version__.split(".")[:2]) < _TRUSTED:
-        return False
     if device.type == "cuda":
-        return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+        return _can_compile() and torch.cuda.get_device_capability(device) >= (8, 0)
     return attention == "flex" and device.type == "cpu" and not torch.is_grad_enabled()
+
+
+@cache
+def _can_compile() -> bool:
+    """Whether kernels can be made here: by Triton, which wants a C compiler, in a release that makes them well."""
+    release = tuple(int(part) for part in torch.__version__.split(".")[:2])
+    compilers = (os.environ.get("CC", "cc"), "gcc", "clang")
+    return release >= _TRUSTED and find_spec("triton") is not None and any(map(which, compilers))
 
 
 def pad_tokens(tokens: Tokens, pad: int) -> Tokens:
