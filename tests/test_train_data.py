@@ -53,6 +53,7 @@ def with_field(path: str, value):
         ("lora", 8, "mapping"),
         ("ema_decay", 1.0, "below 1"),
         ("gradient_checkpointing", "yes please", "true or false"),
+        ("attention", "flash", "one of auto, dense, flex"),
     ],
 )
 def test_bad_fields_are_refused_by_name(path, value, said):
@@ -92,7 +93,8 @@ def test_yaml_json_and_overrides(tmp_path):
 
 def test_only_what_is_trained_decides_whether_a_run_is_the_same():
     one = same_run(plain(build(TrainConfig, GOOD)))
-    for field, value in (("logging.every", 1), ("micro_batch", 4), ("data.workers", 0), ("output", "elsewhere")):
+    for field, value in (("logging.every", 1), ("micro_batch", 4), ("data.workers", 0), ("output", "elsewhere"),
+                         ("attention", "dense")):
         assert one == same_run(plain(build(TrainConfig, with_field(field, value))))
     other = same_run(plain(build(TrainConfig, with_field("optimizer.lr.language", 2e-5))))
     assert differences(one, other) == ["optimizer.lr.language is 1e-05 there and 2e-05 here"]

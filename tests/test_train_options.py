@@ -12,6 +12,7 @@ import dvl_core  # noqa: F401 (registers the families)
 from dvl_core.training.answers import masked_token_losses, next_token_losses, noisy_positions, row_mean
 from dvl_core.training.config import BetaNoiseConfig, ObjectiveConfig, ScheduleConfig
 from dvl_core.training.learner import Learner, by_level
+from dvl_core.training.masks import within_turn
 from dvl_core.training.noise import noise_levels
 from dvl_core.training.objective import IGNORE, NoisyBatch, add_noise, block_diffusion_loss, diffusion_forward
 from dvl_core.training.options import (
@@ -21,7 +22,6 @@ from dvl_core.training.options import (
     effective_mask_ratio_weights,
     inverse_level_weights,
     mixed_loss,
-    within_turn,
 )
 from dvl_core.training.rows import Row, draw_noise
 from dvl_core.training.schedule import rate_factor
@@ -142,7 +142,7 @@ def test_block_size_grows_to_the_final_one():
 
 def test_truncated_blocks_do_not_see_the_next_question(models):
     turn = torch.tensor([[0, 0, 1, 1]])
-    assert within_turn(turn, turn)[0].tolist() == [[True, True, False, False]] * 2 + [[True] * 4] * 2
+    assert within_turn(turn[0, :, None], turn[0]).tolist() == [[True, True, False, False]] * 2 + [[True] * 4] * 2
     model = models["vl"]
     ids, labels, _ = random_batch(rows=1)
     turn = (torch.arange(40) >= 13).long()[None]  # the first answer ends inside the block 8…15

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..training.masks import additive, block_diffusion_mask
 from ..training.optimizer import MuonAdamW
-from ..training.options import annealed_block_size, mixed_loss, within_turn
+from ..training.options import annealed_block_size, mixed_loss
 from ..training.packing import IGNORE, Packer
 from ..training.precision import fast_dtype
 from ..training.steps import NoPicture, PackedLanguage, VisionWarmup
@@ -204,9 +204,5 @@ class Workshop:
 
 def diffusion_mask(batch: dict[str, Tensor], size: int, truncation: bool) -> Tensor:
     """The training mask of packed rows, additive; with blocks that end where their answer does on request."""
-    noisy = batch["noisy"]
-    allowed = block_diffusion_mask(batch["positions"] // size, noisy, batch["segment"])
-    if truncation:
-        both = noisy[:, :, None] & noisy[:, None, :]
-        allowed = allowed & (~both | within_turn(batch["turn"], batch["turn"]))
-    return additive(allowed)
+    turn = batch["turn"] if truncation else None
+    return additive(block_diffusion_mask(batch["positions"] // size, batch["noisy"], batch["segment"], turn))

@@ -10,10 +10,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..decoding.masks import block_causal_mask, hide_padding
-from .masks import block_diffusion_mask
+from .flex import Attention, run_under_rule
+from .masks import Tokens
 from .objective import IGNORE
-from .options import within_turn
 
 
 def noisy_positions(labels: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
@@ -37,7 +36,7 @@ def noisy_positions(labels: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
 
 def masked_token_losses(
     model: nn.Module, embeds: Tensor, labels: Tensor, masked: Tensor, block_size: int,
-    attention_mask: Tensor | None = None, turn: Tensor | None = None,
+    attention_mask: Tensor | None = None, turn: Tensor | None = None, attention: Attention = "auto",
 ) -> Tensor:
     """Cross entropy of every masked token, at its own position.
 
@@ -49,6 +48,7 @@ def masked_token_losses(
         block_size: tokens per block.
         attention_mask: bool [B, L], False = padding, which nobody attends to; None = no padding.
         turn: answers that ended before each token, [B, L], to end blocks with their answer; None to let them be.
+        attention: how it is computed; see `flex.takes_flex`.
 
     Returns:
         float32 [B, L], 0 where nothing was masked.
@@ -61,36 +61,45 @@ def masked_token_losses(
     noisy = noisy.gather(1, index[..., None].expand(-1, -1, embeds.shape[-1]))
     position = torch.cat([index, torch.arange(length, device=index.device).expand(batch, -1)], 1)
     is_noisy = torch.arange(noisy_count + length, device=index.device) < noisy_count
-    allowed = block_diffusion_mask(position // block_size, is_noisy)
-    if turn is not None:
-        noisy_turn = turn.gather(1, index)
-        allowed[:, :noisy_count, :noisy_count] &= within_turn(noisy_turn, noisy_turn)
     clean_real = torch.ones_like(masked) if attention_mask is None else attention_mask.bool()
-    everyone = torch.cat([real & clean_real.gather(1, index), clean_real], 1)[:, None, :]
-    itself = torch.eye(noisy_count + length, dtype=torch.bool, device=index.device)  # no empty row in the softmax
-    hidden = model.run_decoder(torch.cat([noisy, embeds], 1), (allowed & (everyone | itself))[:, None], position)
+    tokens = Tokens(
+        position // block_size, is_noisy.expand(batch, -1),
+        turn=None if turn is None else torch.cat([turn.gather(1, index), turn], 1),
+        padding=_numbered(torch.cat([real & clean_real.gather(1, index), clean_real], 1)),
+    )  # fmt: skip
+    hidden = run_under_rule(model, torch.cat([noisy, embeds], 1), tokens, position, attention)
     chosen = masked.gather(1, index) & real
     losses = _token_losses(model, hidden[:, :noisy_count][chosen], labels.gather(1, index)[chosen])
     at = torch.zeros_like(masked).scatter(1, index, chosen)
     return torch.zeros(labels.shape, device=labels.device).masked_scatter(at, losses)
 
 
-def next_token_losses(model: nn.Module, embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+def next_token_losses(
+    model: nn.Module, embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None,
+    attention: Attention = "auto",
+) -> Tensor:
     """Cross entropy of every labelled token given all before it.
 
     Args:
-        embeds, labels, attention_mask: as in `masked_token_losses`.
+        embeds, labels, attention_mask, attention: as in `masked_token_losses`.
 
     Returns:
         float32 [B, L], 0 where a token is not learnt.
     """
-    valid = None if attention_mask is None else attention_mask.bool()
-    mask = hide_padding(block_causal_mask(labels.shape[1], 1, embeds.device), valid)
-    hidden = model.run_decoder(embeds, mask, torch.arange(labels.shape[1], device=embeds.device)[None])
+    position = torch.arange(labels.shape[1], device=embeds.device).expand(len(labels), -1)
+    real = torch.ones_like(position, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
+    # clean tokens in blocks of one: the rule is then the causal one
+    tokens = Tokens(position, torch.zeros_like(real), padding=_numbered(real))
+    hidden = run_under_rule(model, embeds, tokens, position, attention)
     learnt = labels != IGNORE
     learnt[:, 0] = False  # nothing comes before the first token
     losses = _token_losses(model, hidden[:, :-1][learnt[:, 1:]], labels[learnt])
     return torch.zeros(labels.shape, device=labels.device).masked_scatter(learnt, losses)
+
+
+def _numbered(real: Tensor) -> Tensor:
+    """`Tokens.padding` of tokens of which these are real, [B, L]."""
+    return torch.arange(1, real.shape[1] + 1, device=real.device).masked_fill(real, 0)
 
 
 def _token_losses(model: nn.Module, hidden: Tensor, labels: Tensor) -> Tensor:

@@ -82,7 +82,7 @@ class ObjectiveConfig:
             uniform by itself, the same on any number of devices. "published": in the order of the blocks of a
             device's micro-batch, as the published code does (later blocks are noisier). "independent": no spreading.
         weighting: "inverse_level" (1 / t, published) or "effective_mask_ratio".
-        beta_noise, block_annealing, auto_truncation, complementary: see `options`.
+        beta_noise, block_annealing, complementary: see `options`. auto_truncation: see `masks.within_turn`.
         ar_weight: share of the next-token loss, from a second, causal pass; 0 leaves the pass out.
 
     In the ablation of `assets/results` beta noise, complementary masks and the next-token mix helped with every seed.
@@ -268,6 +268,8 @@ class TrainConfig:
         seed: of order and noise.
         precision: of the computation; bfloat16 by autocast.
         weights: dtype in which frozen weights are held; what is trained is always held in float32.
+        attention: "auto" (FlexAttention on CUDA where its kernels take the model, a dense mask elsewhere), or always
+            "dense" or, where it can be, "flex"; the same loss and gradients. See `flex.takes_flex`.
         gradient_checkpointing: recompute activations in the backward pass.
         ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for
             none.
@@ -282,6 +284,7 @@ class TrainConfig:
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     weights: Literal["float32", "bfloat16"] = "float32"
+    attention: Literal["auto", "dense", "flex"] = "auto"
     gradient_checkpointing: bool = False
     ema_decay: float = 0.0
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
@@ -323,6 +326,6 @@ def same_run(plain_config: dict[str, Any]) -> dict[str, Any]:
 
     Not among them is what only says how it is computed and watched, so that a run can move to other devices.
     """
-    free = ("output", "evaluation", "checkpoints", "logging", "micro_batch", "gradient_checkpointing")
+    free = ("output", "evaluation", "checkpoints", "logging", "micro_batch", "attention", "gradient_checkpointing")
     fields = {name: value for name, value in plain_config.items() if name not in free}
     return fields | {"data": {name: value for name, value in fields["data"].items() if name != "workers"}}

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from .answers import masked_token_losses, next_token_losses, row_mean
 from .config import ObjectiveConfig
+from .flex import Attention
 from .noise import masked_positions, noise_levels, spread_over_tokens
 from .objective import IGNORE, NoisyBatch
 from .options import beta_levels, complementary, effective_mask_ratio_weights, inverse_level_weights, mixed_loss
@@ -28,11 +29,14 @@ class Learner(nn.Module):
         objective: what to minimise.
         dummy: model inputs of one small picture, for batches without any: every device has to use the vision tower,
             or those that do would wait for those that don't.
+        attention: how attention is computed; see `flex.takes_flex`.
     """
 
-    def __init__(self, model: nn.Module, objective: ObjectiveConfig, dummy: dict[str, Tensor]) -> None:
+    def __init__(
+        self, model: nn.Module, objective: ObjectiveConfig, dummy: dict[str, Tensor], attention: Attention = "auto"
+    ) -> None:
         super().__init__()
-        self.model, self.objective = model, objective
+        self.model, self.objective, self.attention = model, objective, attention
         config = model.config
         self.low = config.bd3lm_sampling_eps_min if objective.low is None else objective.low
         self.high = config.bd3lm_sampling_eps_max if objective.high is None else objective.high
@@ -59,7 +63,7 @@ class Learner(nn.Module):
             dummy = {name: getattr(self, f"dummy_{name}") for name in self.dummy_names}
             embeds = embeds + 0 * self.model.embed_inputs(**dummy).sum()
         if self.objective.kind == "autoregressive":
-            losses = next_token_losses(self.model, embeds, labels, batch["attention_mask"])
+            losses = next_token_losses(self.model, embeds, labels, batch["attention_mask"], self.attention)
             return {"loss": row_mean(losses, labels), "levels": torch.zeros(QUARTILES, 2, device=labels.device)}
         return self._diffusion(batch, embeds, block_size, progress)
 
@@ -73,14 +77,14 @@ class Learner(nn.Module):
         for noise in noises:
             losses = masked_token_losses(
                 self.model, embeds, labels, noise.masked, block_size, batch["attention_mask"],
-                batch["turn"] if objective.auto_truncation else None,
+                batch["turn"] if objective.auto_truncation else None, self.attention,
             )
             loss = loss + row_mean(losses * self._weights(noise, labels, block_size), labels) / len(noises)
             levels = levels + by_level(losses, noise.masked, noise.levels)
         if objective.ar_weight:
             own = torch.arange(labels.shape[1], device=labels.device) < batch["lengths"][:, None]
             words = torch.where(own, labels, IGNORE)  # the padding with ends is the diffusion loss's matter
-            losses = next_token_losses(self.model, embeds, words, batch["attention_mask"])
+            losses = next_token_losses(self.model, embeds, words, batch["attention_mask"], self.attention)
             loss = mixed_loss(loss, row_mean(losses, words), objective.ar_weight)
         return {"loss": loss, "levels": levels}
 

@@ -76,22 +76,6 @@ def annealed_block_size(progress: float, final: int) -> int:
     return sizes[min(int(progress * len(sizes)), len(sizes) - 1)]
 
 
-def within_turn(query_turn: Tensor, key_turn: Tensor) -> Tensor:
-    """Which noisy tokens a noisy token may see when blocks end with the answer: none of a later turn.
-
-    A block can hold the end of an answer and the beginning of the next question, which inference has not seen yet.
-
-    Source: Fast-dVLM (arXiv 2604.06832), "auto-truncation".
-
-    Args:
-        query_turn, key_turn: answers that ended before each token, [B, N].
-
-    Returns:
-        bool [B, N, N], to be joined with the training mask.
-    """
-    return key_turn[:, None, :] <= query_turn[:, :, None]
-
-
 def complementary(noise: NoisyBatch, labels: Tensor, low: float) -> NoisyBatch:
     """The opposite masking: what was masked is shown, what was shown is masked, so that every token is learnt.
 

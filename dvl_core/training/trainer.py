@@ -107,7 +107,7 @@ class Trainer:
         self.encode = RowEncoder(self.processor, model.eos_token_ids[0], config.data.max_length)
         tokenizer = self.processor.tokenizer
         self.pad_id = tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        learner = Learner(model, objective, _dummy(self.processor)).train()
+        learner = Learner(model, objective, _dummy(self.processor), config.attention).train()
         optimizer = build_optimizer(parameter_groups(list(learner.named_parameters()), config.optimizer),
                                     config.optimizer)
         self.rates = [group["lr"] for group in optimizer.param_groups]
