@@ -20,6 +20,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 COPY_LIMIT = 2**30  # bytes of weights that may be copied into the CPU library's order
 FEW = 8  # tokens for which that order is chosen
+NARROW = 256  # queries of a key-value head that are few to a GPU
 _ATTENTION = "dvl_lean_sdpa"
 _HELD: WeakKeyDictionary[nn.Module, tuple[tuple, LeanPass]] = WeakKeyDictionary()
 
@@ -100,11 +101,41 @@ def _state(model) -> tuple:
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
     """Attention of queries [B, H, Q, d] to fewer key-value heads [B, H_kv, K, d] under a boolean mask; [B, H, Q, d]."""
-    kind, share = query.device.type, query.shape[1] // keys.shape[1]
-    takes_shared = kind == "cpu" or (kind == "cuda" and mask is None)  # elsewhere no fused kernel does
-    if share > 1 and not takes_shared:
-        keys, values, share = repeat_kv(keys, share), repeat_kv(values, share), 1
-    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=share > 1)
+    kind, rows, queries = query.device.type, query.shape[0], query.shape[2]
+    share = query.shape[1] // keys.shape[1]
+    if kind == "cuda" and mask is not None and rows == 1 and share * queries <= NARROW:
+        return _folded(_attend_plainly, query, keys, values, mask, scale)
+    if share == 1 or kind == "cpu" or (kind == "cuda" and mask is None):  # elsewhere no fused kernel takes shared heads
+        return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=share > 1)
+    if queries <= NARROW:
+        return _folded(_attend_fused, query, keys, values, mask, scale)
+    keys, values = repeat_kv(keys, share), repeat_kv(values, share)  # smaller than the mask for every head
+    return _attend_fused(query, keys, values, mask, scale)
+
+
+def _folded(way: Callable[..., Tensor], query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None,
+            scale: float) -> Tensor:  # fmt: skip
+    """Attention `way`, in which the query heads that share a key-value head are further queries of that head."""
+    rows, heads, queries, width = query.shape
+    share = heads // keys.shape[1]
+    folded = query.reshape(rows, -1, share * queries, width)
+    if mask is not None:
+        mask = mask.repeat(1, 1, share, 1)
+    return way(folded, keys, values, mask, scale).reshape(rows, heads, queries, width)
+
+
+def _attend_fused(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale)
+
+
+def _attend_plainly(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:
+    """Product, softmax, product. A fused kernel keeps a few of a GPU's processors busy when there are few queries.
+
+    Scores are float32: those of Qwen2.5 can be in the hundreds, where half precision has no fractions.
+    """
+    scores = (query.float() * scale) @ keys.float().transpose(-1, -2)
+    weights = scores.masked_fill(~mask, -torch.inf).softmax(-1)
+    return weights.to(values.dtype) @ values
 
 
 def _attention(module, query, key, value, attention_mask, attention_probe=None, scaling=None, **kwargs):
