@@ -146,7 +146,7 @@ def test_caches_of_several_lengths_and_runs_that_are_too_long(model, played, mon
     assert list(held._sizes) == [1024, 256] and len(played[0]) == 7  # the first cache is made anew
     monkeypatch.setattr(graphs, "LONGEST", 256)
     same(*both(model, [i % 250 for i in range(300)], DecodingConfig(max_new_tokens=8)))
-    monkeypatch.setattr(graphs, "WIDEST", 4)
+    monkeypatch.setattr(graphs, "WIDEST", 4 * 256)
     same(*both(model, [1, 2, 3]))
     assert len(played[0]) == 7
 
@@ -230,8 +230,20 @@ def test_every_way_to_attend_gives_the_same(rows):
         repeated = (repeat_kv(keys, 3), repeat_kv(values, 3))
         expected = torch.nn.functional.scaled_dot_product_attention(query, *repeated, attn_mask=seen, scale=0.3)
         assert (lean.attend(query, keys, values, seen, 0.3) - expected).abs().max() < 1e-6
-        for way in (lean._attend_fused, lean._attend_plainly):
-            assert (lean._folded(way, query, keys, values, seen, 0.3) - expected).abs().max() < 1e-6
+        assert (lean._attend_folded(query, keys, values, seen, 0.3) - expected).abs().max() < 1e-6
+        bias = torch.zeros(seen.shape).masked_fill(~seen, -torch.inf)
+        for asked in (query, query.transpose(1, 2).contiguous().transpose(1, 2)):  # as the decoder lays them out
+            assert (lean.attend(asked, keys, values, bias, 0.3) - expected).abs().max() < 1e-6
+
+
+@torch.no_grad()
+def test_fused_norms_are_the_stock_ones_for_the_pass(model):
+    norm, hidden = model.decoder.layers[0].input_layernorm, torch.randn(1, 8, 32)
+    norm.weight.uniform_(0.5, 2)
+    expected, stock = norm(hidden), norm.forward
+    with lean.fused_norms(model):
+        assert norm.forward != stock and (norm(hidden) - expected).abs().max() < 1e-5
+    assert norm.forward == stock
 
 
 def test_where_two_answers_part():

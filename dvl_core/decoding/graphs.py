@@ -24,11 +24,11 @@ import torch
 from torch import Tensor, nn
 
 from .cache import StaticCache
-from .lean import own_attention
+from .lean import fused_norms, own_attention
 from .masks import copies_mask
 
 SHORTEST, LONGEST = 256, 16384  # positions of a cache; a longer run takes the ordinary way
-WIDEST = 128  # tokens of a pass that is recorded
+WIDEST = 2**19  # tokens of a recorded pass times positions of its cache
 SIZES = 3  # caches of a model that are held, each with its graphs
 
 Work = Callable[[], Tensor]
@@ -113,11 +113,12 @@ class _Pass:
     def work(self, model) -> Tensor:
         """The pass itself: new keys and values go behind the committed ones, where no other query sees them."""
         columns = self.length + self.offsets
-        mask = (self.every_column < self.length).repeat(len(columns), 1).index_copy_(1, columns, self.among)
+        seen = (self.every_column < self.length).repeat(len(columns), 1).index_copy_(1, columns, self.among)
+        bias = torch.zeros(seen.shape, device=seen.device).masked_fill_(~seen, -torch.inf)[None, None]
         self.cache.columns = columns
         try:
-            with own_attention(model):
-                hidden = model.run_decoder(self.embeds, mask[None, None], (self.length + self.places)[None], self.cache)
+            with own_attention(model), fused_norms(model):
+                hidden = model.run_decoder(self.embeds, bias, (self.length + self.places)[None], self.cache)
         finally:
             self.cache.columns = None
         return model.lm_head(hidden[:, self.first :])
@@ -159,7 +160,7 @@ class PassGraphs:
         Returns:
             logits [1, copies * N, V] of the copies; None when this pass has to run the ordinary way.
         """
-        if self.failed or embeds.shape[1] > WIDEST:
+        if self.failed or embeds.shape[1] * self.cache.capacity > WIDEST:
             return None
         shape = (clean, copies, embeds.shape[1])
         held = self._passes.get(shape) or self._record(model, embeds, shape)
