@@ -84,8 +84,8 @@ class AutoregressiveDecoder:
             logits[..., self.model.config.mask_token_id] = -torch.inf
             proposal = propose(logits, self.config, seeded_noise(self.config.seed, index, 0, 1, self.device))
             self.answer.append(proposal.ids)
-            alive = torch.tensor(active, device=self.device)[:, None]
             ends = torch.isin(proposal.ids, self.eos_ids)[:, 0].tolist()
+            alive = torch.tensor(active, device=self.device)[:, None]  # waits for the idle device
             last = index + 1 == self.config.max_new_tokens
             ended = [last or end or not row for row, end in zip(active, ends, strict=True)]
             yield DenoisingStep(
