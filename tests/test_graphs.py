@@ -9,6 +9,7 @@ import torch
 from tiny import prompts, tiny_model
 from transformers.integrations.sdpa_attention import repeat_kv
 
+import dvl_core
 from dvl_core import Canvas, DecodingConfig, Observe
 from dvl_core.benchmark.suites import first_difference
 from dvl_core.decoding import graphs, lean
@@ -76,6 +77,13 @@ def test_a_parent_comes_out_the_same(parent, played):
     for prompt in prompts(3):
         same(*both(parent, prompt))
     assert played[0] == [1] and len(played[1]) > 60
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3_vl"])
+def test_other_families_come_out_the_same(kind, translated, played):
+    model, _ = dvl_core.load_model(translated(kind)[1])
+    same(*both(model, list(range(30, 43)), DecodingConfig(max_new_tokens=20, lookahead=1)))
+    assert played[1]
 
 
 @pytest.mark.parametrize("lookahead", [0, 2])
