@@ -78,9 +78,11 @@ def table(result: dict[str, Any]) -> str:
         heading += (
             f": {result['parameters'] / 1e6:.1f} M parameters in {result['dtype']}, prompt {result['prompt']}, answer "
             f"{result['answer']}; reading the weights once takes {result['floor_milliseconds']:.2f} ms at the copy "
-            f"bandwidth of {result['bandwidth'] / 1e9:.1f} GB/s; same ids as the plain loop: "
-            f"{result['same_ids_as_plain']}"
+            f"bandwidth of {result['bandwidth'] / 1e9:.1f} GB/s, a pass of ours {result['floor_ratio']:.2f} times "
+            f"that; same ids as the plain loop: {result['same_ids_as_plain']}"
         )
+        if result["first_difference"] is not None:
+            heading += f", up to token {result['first_difference']}"
     if "same_loss" in result:
         heading += (
             f": {result['batch']} rows of {result['prompt']} + {result['answer']} tokens, forward and backward pass; "

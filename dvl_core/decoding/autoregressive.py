@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from .cache import BlockCache
 from .config import DecodingConfig
+from .graphs import PassGraphs, borrow
 from .lean import lean_pass
 from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_pass
@@ -52,14 +54,20 @@ class AutoregressiveDecoder:
         self.lengths = torch.tensor(self.prompt.lengths, device=self.device)[:, None]
         self.longest = max(self.prompt.lengths)
         self.valid = torch.arange(self.longest, device=self.device) < self.lengths  # [B, P]
-        self.cache = BlockCache(self.longest + config.max_new_tokens)
         self.lean = lean_pass(model)
         self.head = self.lean.head
-        self.past.fill(self.cache)
+        self.graphs: PassGraphs | None = None
         self.answer: list[Tensor] = []
         self.eos_ids = torch.tensor(model.eos_token_ids, device=self.device)
 
     def run(self) -> Iterator[DenoisingStep]:
+        room, watched = self.longest + self.config.max_new_tokens, bool(self.layers) or self.prompt.rows > 1
+        with nullcontext() if watched else borrow(self.model, room) as self.graphs:
+            self.cache = BlockCache(room) if self.graphs is None else self.graphs.cache
+            yield from self._run()
+
+    def _run(self) -> Iterator[DenoisingStep]:
+        self.past.fill(self.cache)
         try:
             yield from self._tokens()
         finally:
@@ -71,14 +79,13 @@ class AutoregressiveDecoder:
             torch.cuda.synchronize(self.device)
         started = perf_counter()
         prefill_seconds = started - self.started
-        active = [True] * self.prompt.rows
+        active, logits = [True] * self.prompt.rows, self.head(hidden)
         for index in range(self.config.max_new_tokens):
-            logits = self.head(hidden)
             logits[..., self.model.config.mask_token_id] = -torch.inf
             proposal = propose(logits, self.config, seeded_noise(self.config.seed, index, 0, 1, self.device))
             self.answer.append(proposal.ids)
-            alive = torch.tensor(active, device=self.device)[:, None]
             ends = torch.isin(proposal.ids, self.eos_ids)[:, 0].tolist()
+            alive = torch.tensor(active, device=self.device)[:, None]  # waits for the idle device
             last = index + 1 == self.config.max_new_tokens
             ended = [last or end or not row for row, end in zip(active, ends, strict=True)]
             yield DenoisingStep(
@@ -103,7 +110,7 @@ class AutoregressiveDecoder:
                 return
             active = [not done for done in ended]
             started = perf_counter()
-            hidden, probe = self.forward_token(proposal.ids, index)
+            logits, probe = self.forward_token(proposal.ids, index)
 
     def prefill(self) -> tuple[Tensor, AttentionProbe | None]:
         """Fill the cache; the hidden state of each row's last token, [B, 1, D]."""
@@ -116,15 +123,18 @@ class AutoregressiveDecoder:
         return hidden.gather(1, (self.lengths - 1 - known).unsqueeze(-1).expand(-1, -1, hidden.shape[-1])), probe
 
     def forward_token(self, tokens: Tensor, index: int) -> tuple[Tensor, AttentionProbe | None]:
-        """One pass over the token at answer position `index`, long [B, 1]."""
-        mask = None
+        """One pass over the token at answer position `index`, long [B, 1]; logits [B, 1, V] of the next."""
+        embeds, probe, mask = self.model.token_embeds(tokens), self._probe(), None
+        logits = self.graphs.logits(self.model, embeds, 0, 1) if self.graphs is not None else None
+        if logits is not None:
+            self.cache.commit(1)
+            return logits, probe
         if min(self.prompt.lengths) < self.longest:
             grown = torch.ones(self.prompt.rows, index + 1, dtype=torch.bool, device=self.device)
             mask = torch.cat([self.valid, grown], dim=1)[:, None, None, :]
-        embeds, probe = self.model.token_embeds(tokens), self._probe()
         hidden = run_pass(self.model, embeds, mask, self.lengths + index, self.cache, probe, self.lean)
         self.cache.commit(1)
-        return hidden, probe
+        return self.head(hidden), probe
 
     def _probe(self) -> AttentionProbe | None:
         columns = self.prompt.picture_columns

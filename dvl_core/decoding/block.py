@@ -9,6 +9,7 @@
 4. A row ends in the block where its end-of-sequence token settles.
 5. With `lookahead`, copies of the block as the next steps may leave it go through the pass of the present step; a step
    that was guessed right needs no pass of its own.
+6. On a GPU the passes of a single conversation are recorded once and played again (`graphs`).
 
 Source of the procedure: arXiv 2512.15713, section on inference; BD3-LM, arXiv 2503.09573.
 """
@@ -16,6 +17,7 @@ Source of the procedure: arXiv 2512.15713, section on inference; BD3-LM, arXiv 2
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -26,9 +28,10 @@ from .board import Board
 from .cache import BlockCache
 from .canvas import Canvas
 from .config import DecodingConfig
+from .graphs import PassGraphs, borrow
 from .lean import lean_pass
 from .lookahead import Lookahead
-from .masks import block_causal_mask, hide_padding
+from .masks import block_causal_mask, copies_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_pass
 from .prefix import Continuation, PrefixCache
 from .prompt import encode_prompt
@@ -81,17 +84,23 @@ class BlockDecoder:
         self.head = model.lm_head if self.lean is None else self.lean.head
         self.strategy = STRATEGIES[config.strategy]
         self.transfers = config.transfers(self.board.quota_total)
-        watched = bool(self.layers) or reference or self.prompt.rows > 1
-        self.lookahead = Lookahead(0 if watched else config.lookahead, self._reveal)
-        spare = (1 + self.lookahead.depth) * self.board.cells
-        self.cache = BlockCache(self.board.prefix + self.board.blocks * self.board.cells + spare)
-        self.past.fill(self.cache)
+        self.watched = bool(self.layers) or reference or self.prompt.rows > 1
+        self.lookahead = Lookahead(0 if self.watched else config.lookahead, self._reveal)
+        self.graphs: PassGraphs | None = None
         self.finished: list[Tensor] = []  # ids of finished blocks
         self.pending: list[Tensor] = []  # embeddings of finished blocks that are not in the cache yet
         self.forwards = 0
         self.prefill_seconds = 0.0
 
     def run(self) -> Iterator[DenoisingStep]:
+        spare = (1 + self.lookahead.depth) * self.board.cells
+        room = self.board.prefix + self.board.blocks * self.board.cells + spare
+        with nullcontext() if self.watched else borrow(self.model, room) as self.graphs:
+            self.cache = BlockCache(room) if self.graphs is None else self.graphs.cache
+            yield from self._run()
+
+    def _run(self) -> Iterator[DenoisingStep]:
+        self.past.fill(self.cache)
         try:
             self.prefill()
             for block in range(self.board.blocks):
@@ -128,11 +137,11 @@ class BlockDecoder:
             logits = self.lookahead.take(board.tokens, board.open_cells)
             if logits is None:
                 logits = self.forward_block(probe, step)
-            noise = self._noise(board.open_cells, step)
+            noise = self._noise(board.open_index, step)
             proposal = propose(board.exclude(logits), self.config, noise)
             masked = board.masked & board.active_cells
             revealed = self.strategy(proposal, board.pick(masked), self._quota(step), self.config, noise)
-            self.lookahead.saw(proposal, board.open_cells)
+            self.lookahead.saw(proposal, board.open_index)
             proposals, confidences, revealed = map(board.spread, (proposal.ids, proposal.confidence, revealed))
             observed = {k: board.spread(v) for k, v in observations(self.observe, proposal).items()}
             if probe is not None:
@@ -166,29 +175,32 @@ class BlockDecoder:
         board = self.board
         guesses = self.lookahead.guesses(board.tokens, board.masked & board.active_cells, len(board.open_cells), step)
         clean, copies = len(self.pending), 1 + len(guesses)
-        blocks = [*self.pending, board.embeds(), *(board.embeds(guess) for guess in guesses)]
-        positions = board.positions(clean, copies)
-        mask = self._mask(clean, copies)
-        hidden = run_pass(self.model, torch.cat(blocks, dim=1), mask, positions, self.cache, probe, self.lean)
+        embeds = torch.cat([*self.pending, board.embeds(), *(board.embeds(guess) for guess in guesses)], dim=1)
+        logits = self.graphs.logits(self.model, embeds, clean, copies) if self.graphs is not None else None
+        if logits is not None:
+            logits = board.pick(logits.view(copies, board.cells, -1))
+        else:
+            positions, mask = board.positions(clean, copies), self._mask(clean, copies)
+            hidden = run_pass(self.model, embeds, mask, positions, self.cache, probe, self.lean)
+            hidden = hidden[:, clean * board.cells :].reshape(-1, board.cells, hidden.shape[-1])
+            logits = self.head(board.pick(hidden))
         self.cache.commit(clean * board.cells)
         self.pending = []
         self.forwards += 1
-        hidden = hidden[:, clean * board.cells :]
         if not guesses:
-            return self.head(board.pick(hidden))
-        logits = self.head(board.pick(hidden.view(copies, board.cells, -1)))
+            return logits
         self.lookahead.keep(guesses, board.open_cells, logits[1:])
         return logits[:1]
 
-    def _reveal(self, proposal: Proposal, cells: list[int], left: Tensor, step: int) -> tuple[Tensor, Tensor]:
+    def _reveal(self, proposal: Proposal, cells: Tensor, left: Tensor, step: int) -> tuple[Tensor, Tensor]:
         """What `step` would propose and reveal of the cells `left`, if its pass gave what `proposal` has."""
         noise = self._noise(cells, step)
         if self.config.temperature > 0:
             proposal = propose(proposal.log_probs, self.config, noise)
         return proposal.ids, self.strategy(proposal, left, self._quota(step), self.config, noise)
 
-    def _noise(self, cells: list[int], step: int) -> Noise:
-        """The step's random numbers at some cells of the open block."""
+    def _noise(self, cells: Tensor, step: int) -> Noise:
+        """The step's random numbers at `cells` [U] of the open block."""
         draw = seeded_noise(self.config.seed, self.board.block, step, self.board.cells, self.device)
         return lambda *width: draw(*width)[cells]
 
@@ -209,10 +221,7 @@ class BlockDecoder:
         valid = self.board.prefix_valid
         if clean == 0 and copies == 1 and valid is None:
             return None
-        group = torch.arange((clean + copies) * self.board.cells, device=self.device) // self.board.cells
-        new = group[:, None] == group
-        if clean:
-            new |= (group[:, None] > group) & (group < clean)
+        new = copies_mask(clean, copies, self.board.cells, self.device)
         rows = 1 if valid is None else self.prompt.rows
         old = torch.ones(rows, self.cache.length, dtype=torch.bool, device=self.device)
         if valid is not None:

@@ -27,6 +27,7 @@ class Board:
         masked: bool [B, N].
         active_cells: cells a step may reveal, bool [B, N].
         open_cells: which of the N cells are masked in some active row, U of them; logits are computed for these alone.
+        open_index: the same on the device, long [U]; indexing by it makes the host wait for nothing.
         active: per row, whether it still takes part.
         ended: per row, whether its answer is complete.
         spans: per row, answer positions `(start, end)` of the open block.
@@ -161,14 +162,14 @@ class Board:
 
     def pick(self, values: Tensor) -> Tensor:
         """What belongs to the open cells: [B, N, ...] to [B, U, ...]."""
-        return values if len(self.open_cells) == self.cells else values[:, self.open_cells]
+        return values if len(self.open_cells) == self.cells else values[:, self.open_index]
 
     def spread(self, values: Tensor) -> Tensor:
         """The opposite of `pick`, 0 elsewhere: [B, U, ...] to [B, N, ...]."""
         if len(self.open_cells) == self.cells:
             return values
         everywhere = values.new_zeros(len(values), self.cells, *values.shape[2:])
-        everywhere[:, self.open_cells] = values
+        everywhere[:, self.open_index] = values
         return everywhere
 
     def reveal(self, revealed: Tensor, ids: Tensor) -> None:
@@ -193,6 +194,7 @@ class Board:
         rows = [row[2:] for row, active in zip(found, self.active, strict=True) if active]
         cells = [cell for cell, masked in enumerate(zip(*rows, strict=True)) if any(masked)]
         self.open_cells = list(range(self.cells)) if self.reference else cells
+        self.open_index = torch.tensor(self.open_cells, dtype=torch.long, device=self.device)
         return [row[1] for row in found]
 
     def unfinished(self) -> bool:

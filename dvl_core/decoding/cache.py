@@ -45,6 +45,10 @@ class BlockCache:
                 buffer[:, :, :count] = old[:, :, :count]
         self.length = count
 
+    def lasting(self) -> BlockCache:
+        """This cache, or a copy of its prefix where its memory belongs to somebody else; for those who keep it."""
+        return self
+
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Number of committed positions."""
         return self.length
@@ -64,3 +68,46 @@ class BlockCache:
         if old is not None:
             buffer[:, :, : self.length] = old[:, :, : self.length]
         return buffer
+
+
+class StaticCache(BlockCache):
+    """A `BlockCache` whose buffers never move, so that a recorded pass finds them again.
+
+    Attributes:
+        columns: where a recorded pass writes, long [Q]; it gets the whole buffers, [1, H_kv, capacity, D]. None = an
+            ordinary pass, as in any `BlockCache`.
+    """
+
+    def __init__(self, capacity: int):
+        super().__init__(capacity)
+        self.columns: Tensor | None = None
+
+    def update(self, keys: Tensor, values: Tensor, layer_idx: int, *args, **kwargs) -> tuple[Tensor, Tensor]:
+        if self.columns is None:
+            return super().update(keys, values, layer_idx)
+        buffers = self._buffers(layer_idx, keys, values, self.capacity)
+        for buffer, new in zip(buffers, (keys, values), strict=True):
+            buffer.index_copy_(2, self.columns, new)
+        return buffers
+
+    def clear(self) -> None:
+        """Empty again. What is masked still takes part, times 0, so nothing that isn't finite may stay."""
+        self.length = 0
+        for buffers in self._layers.values():
+            for buffer in buffers:
+                buffer.zero_()
+
+    def lasting(self) -> BlockCache:
+        kept = BlockCache(self.length)
+        kept.begin_with(self, self.length)
+        return kept
+
+    def _buffers(self, layer: int, keys: Tensor, values: Tensor, end: int) -> tuple[Tensor, Tensor]:
+        if end > self.capacity:
+            raise ValueError(f"This cache holds {self.capacity} positions; {end} are too many.")
+        return super()._buffers(layer, keys, values, end)
+
+    def _grow(self, old: Tensor | None, like: Tensor) -> Tensor:
+        batch, heads, _, width = like.shape
+        with torch.inference_mode(False):  # what is made in that mode can't be written to outside of it
+            return torch.zeros(batch, heads, self.capacity, width, dtype=like.dtype, device=like.device)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import torch
@@ -20,7 +21,9 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 COPY_LIMIT = 2**30  # bytes of weights that may be copied into the CPU library's order
 FEW = 8  # tokens for which that order is chosen
+NARROW = 256  # queries for which a mask is smaller than the keys
 _ATTENTION = "dvl_lean_sdpa"
+_EPSILON = "variance_epsilon"  # what norms that multiply by their weight as it is call it; Gemma's add 1 to theirs
 _HELD: WeakKeyDictionary[nn.Module, tuple[tuple, LeanPass]] = WeakKeyDictionary()
 
 
@@ -62,6 +65,22 @@ def own_attention(model) -> Iterator[None]:
         config._attn_implementation = before
 
 
+@contextmanager
+def fused_norms(model) -> Iterator[None]:
+    """Each RMS norm of the decoder is one kernel, where the stock module takes eight, for the pass inside."""
+    norms = [m for m in model.decoder.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, _EPSILON)]
+    norms = [norm for norm in norms if norm.weight.dtype == model.dtype]
+    try:
+        for norm in norms:
+            norm.__dict__["forward"] = partial(
+                F.rms_norm, normalized_shape=norm.weight.shape, weight=norm.weight, eps=norm.variance_epsilon
+            )
+        yield
+    finally:
+        for norm in norms:
+            norm.__dict__.pop("forward", None)
+
+
 def _can_order(module: nn.Module) -> bool:
     """Whether a module is a plain linear layer whose weights the CPU's library takes in an order of its own."""
     if type(module) is not nn.Linear or "forward" in module.__dict__:
@@ -99,12 +118,41 @@ def _state(model) -> tuple:
 
 
 def attend(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
-    """Attention of queries [B, H, Q, d] to fewer key-value heads [B, H_kv, K, d] under a boolean mask; [B, H, Q, d]."""
+    """Attention of queries [B, H, Q, d] to fewer key-value heads [B, H_kv, K, d]; [B, H, Q, d].
+
+    Args:
+        mask: bool [1 or B, 1, Q, K], True = may attend; float32 of that shape is added to the scores, and attention is
+            then made of plain products, as a recorded pass wants it; None = everything may.
+    """
+    if mask is not None and mask.dtype == torch.float32:
+        return _attend_plainly(query, keys, values, mask, scale)
     kind, share = query.device.type, query.shape[1] // keys.shape[1]
     takes_shared = kind == "cpu" or (kind == "cuda" and mask is None)  # elsewhere no fused kernel does
     if share > 1 and not takes_shared:
+        if query.shape[2] <= NARROW:
+            return _attend_folded(query, keys, values, mask, scale)
         keys, values, share = repeat_kv(keys, share), repeat_kv(values, share), 1
     return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask, scale=scale, enable_gqa=share > 1)
+
+
+def _attend_folded(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, scale: float) -> Tensor:
+    """The query heads that share a key-value head as further queries of it: the mask is repeated, keys are not."""
+    share = query.shape[1] // keys.shape[1]
+    folded = query.reshape(len(query), keys.shape[1], -1, query.shape[-1])
+    mask = None if mask is None else mask.repeat(1, 1, share, 1)
+    return F.scaled_dot_product_attention(folded, keys, values, attn_mask=mask, scale=scale).reshape(query.shape)
+
+
+def _attend_plainly(query: Tensor, keys: Tensor, values: Tensor, bias: Tensor, scale: float) -> Tensor:
+    """Product, softmax, product: with few queries a fused kernel keeps only a few of a GPU's processors busy.
+
+    Scores are float32: those of Qwen2.5 can be in the hundreds, where half precision has no fractions.
+    """
+    (rows, heads, queries, width), shared = query.shape, keys.shape[1]
+    folded = query.to(torch.float32, memory_format=torch.contiguous_format).reshape(rows, shared, -1, width)
+    scores = (folded @ keys.float().transpose(-1, -2)).view(rows, shared, heads // shared, queries, -1)
+    weights = torch.add(bias[:, :, None], scores, alpha=scale).softmax(-1).to(values.dtype)
+    return (weights.view(rows, shared, -1, keys.shape[2]) @ values).view(rows, heads, queries, width)
 
 
 def _attention(module, query, key, value, attention_mask, attention_probe=None, scaling=None, **kwargs):

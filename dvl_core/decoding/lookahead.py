@@ -17,8 +17,8 @@ from torch import Tensor
 
 from .strategies import Proposal
 
-# (proposal, cells it is for, bool [1, U] of those still masked, step) -> (ids, revealed), [1, U] each
-Reveal = Callable[[Proposal, list[int], Tensor, int], tuple[Tensor, Tensor]]
+# (proposal, cells it is for [U], bool [1, U] of those still masked, step) -> (ids, revealed), [1, U] each
+Reveal = Callable[[Proposal, Tensor, Tensor, int], tuple[Tensor, Tensor]]
 
 
 @dataclass
@@ -50,11 +50,11 @@ class Lookahead:
 
     def forget(self) -> None:
         """A new block: nothing is known of it."""
-        self.last: tuple[Proposal, list[int]] | None = None
+        self.last: tuple[Proposal, Tensor] | None = None
         self.ahead: list[Ahead] = []
 
-    def saw(self, proposal: Proposal, cells: list[int]) -> None:
-        """What a step proposed at its open cells."""
+    def saw(self, proposal: Proposal, cells: Tensor) -> None:
+        """What a step proposed at its open cells, long [U]."""
         self.last = (proposal, cells)
 
     def guesses(self, tokens: Tensor, masked: Tensor, open_cells: int, step: int) -> list[Tensor]:

@@ -15,6 +15,15 @@ def block_causal_mask(length: int, block_size: int, device: torch.device | str |
     return block[:, None] >= block[None, :]
 
 
+def copies_mask(clean: int, copies: int, cells: int, device: torch.device | str | None = None) -> Tensor:
+    """`clean` finished blocks of `cells` tokens under their own mask, then copies of the open block.
+
+    A copy sees the finished blocks and itself. Returns bool [Q, Q], Q = (clean + copies) * cells.
+    """
+    group = torch.arange((clean + copies) * cells, device=device) // cells
+    return (group[:, None] == group) | ((group[:, None] > group) & (group < clean))
+
+
 def hide_padding(mask: Tensor, valid: Tensor | None) -> Tensor:
     """`mask` [L, L] for every row of a batch, padding hidden: bool [1 or B, 1, L, L].
 

@@ -166,4 +166,4 @@ class Continuation:
     def keep(self, cache: BlockCache, answer: Sequence[int]) -> None:
         """At the end of the run: `answer` are the ids behind the prompt, as many as were computed."""
         if self.source is not None:
-            self.prefixes.keep(self.size, [*self.source.keys, *answer][: cache.length], cache)
+            self.prefixes.keep(self.size, [*self.source.keys, *answer][: cache.length], cache.lasting())

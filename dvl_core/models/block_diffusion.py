@@ -85,7 +85,7 @@ class BlockDiffusionMixin:
 
         Args:
             inputs_embeds: float [B, Q, D].
-            mask: bool [1 or B, 1, Q, K], True = may attend; None = everything may.
+            mask: bool [1 or B, 1, Q, K], True = may attend; None = everything may. See `lean.attend` for another kind.
             position_ids: long [1 or B, Q].
             cache: a `BlockCache`, or None.
 
