@@ -172,7 +172,7 @@ def test_events_as_json():
 
 def test_the_bundled_model():
     engine = Engine(*load_model(BUNDLED, device="cpu"))
-    picture = Image.open(BUNDLED.parent / "examples" / "where.png")
+    picture = Image.open(BUNDLED.parent / "examples" / "count.png")
     question = {"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": "What?"}]}
     base = engine.config(max_new_tokens=16)
     rows = of(sweep(engine, [question], base, [4, 8], [1, 4], [STATIC, "factor"]), Row)

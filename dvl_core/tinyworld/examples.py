@@ -35,13 +35,13 @@ class Example:
 
 
 EXAMPLES = (
-    Example("shapes.png", "Describe a scene", "scene", 6061, "caption", "Describe the picture."),
-    Example("count.png", "Count shapes", "scene", 5012, "count", "How many red shapes are there?"),
-    Example("word.png", "Read a sign", "text", 5001, "read", "What does the sign say?"),
-    Example("backwards.png", "Read it backwards", "text", 5051, "reversed", "Read the word backwards."),
-    Example("chart.png", "Find the largest", "chart", 6024, "largest", "Which value is the largest?"),
-    Example("where.png", "Find a shape", "scene", 5042, "where", "Where is the star?"),
-    Example("sudoku.png", "Solve a sudoku", "sudoku", 6004, "sudoku", "Solve the sudoku."),
+    Example("shapes.png", "Describe a scene", "scene", 7057, "caption", "Describe the picture."),
+    Example("count.png", "Count shapes", "scene", 7153, "count", "How many red shapes are there?"),
+    Example("word.png", "Read a sign", "text", 7943, "read", "What does the sign say?"),
+    Example("backwards.png", "Read it backwards", "text", 7113, "reversed", "Read the word backwards."),
+    Example("chart.png", "Find the largest", "chart", 7827, "largest", "Which value is the largest?"),
+    Example("table.png", "Chart to table", "chart", 7750, "table", "Make a table of the chart."),
+    Example("sudoku.png", "Solve a sudoku", "sudoku", 7000, "sudoku", "Solve the sudoku."),
     Example("texture.png", "What it can't read", "other", 5001, "caption", "What do you see?"),
 )
 

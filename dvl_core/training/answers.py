@@ -36,7 +36,7 @@ def noisy_positions(labels: Tensor, block_size: int) -> tuple[Tensor, Tensor]:
 
 def masked_token_losses(
     model: nn.Module, embeds: Tensor, labels: Tensor, masked: Tensor, block_size: int,
-    attention_mask: Tensor | None = None, turn: Tensor | None = None, attention: Attention = "auto",
+    attention_mask: Tensor | None = None, turn: Tensor | None = None, attention: Attention = "dense",
 ) -> Tensor:
     """Cross entropy of every masked token, at its own position.
 
@@ -76,7 +76,7 @@ def masked_token_losses(
 
 def next_token_losses(
     model: nn.Module, embeds: Tensor, labels: Tensor, attention_mask: Tensor | None = None,
-    attention: Attention = "auto",
+    attention: Attention = "dense",
 ) -> Tensor:
     """Cross entropy of every labelled token given all before it.
 

@@ -268,8 +268,8 @@ class TrainConfig:
         seed: of order and noise.
         precision: of the computation; bfloat16 by autocast.
         weights: dtype in which frozen weights are held; what is trained is always held in float32.
-        attention: "auto" (FlexAttention on CUDA where its kernels take the model, a dense mask elsewhere), or always
-            "dense" or, where it can be, "flex"; the same loss and gradients. See `flex.takes_flex`.
+        attention: under a "dense" mask; "auto": by FlexAttention on CUDA where its kernels take the model; "flex":
+            wherever it can be. The same loss and gradients; see `flex.takes_flex`.
         gradient_checkpointing: recompute activations in the backward pass.
         ema_decay: of an exponential moving average of the weights, which is then what is evaluated and saved; 0 for
             none.
@@ -284,7 +284,7 @@ class TrainConfig:
     seed: int = 0
     precision: Literal["float32", "bfloat16"] = "float32"
     weights: Literal["float32", "bfloat16"] = "float32"
-    attention: Literal["auto", "dense", "flex"] = "auto"
+    attention: Literal["auto", "dense", "flex"] = "dense"
     gradient_checkpointing: bool = False
     ema_decay: float = 0.0
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

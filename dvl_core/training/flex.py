@@ -32,7 +32,7 @@ _TRUSTED = (2, 7)
 
 
 def run_under_rule(
-    model: nn.Module, embeds: Tensor, tokens: Tokens, position_ids: Tensor, attention: Attention = "auto"
+    model: nn.Module, embeds: Tensor, tokens: Tokens, position_ids: Tensor, attention: Attention = "dense"
 ) -> Tensor:
     """One pass through the decoder under the rule of training.
 
@@ -55,7 +55,7 @@ def run_under_rule(
     return model.run_decoder(embeds, block_mask(pad_tokens(tokens, pad)), position_ids)[:, :length]
 
 
-def takes_flex(model: nn.Module, embeds: Tensor, attention: Attention = "auto") -> bool:
+def takes_flex(model: nn.Module, embeds: Tensor, attention: Attention = "dense") -> bool:
     """Whether a pass is FlexAttention's; the only place that chooses.
 
     Args:

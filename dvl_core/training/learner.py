@@ -33,7 +33,7 @@ class Learner(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, objective: ObjectiveConfig, dummy: dict[str, Tensor], attention: Attention = "auto"
+        self, model: nn.Module, objective: ObjectiveConfig, dummy: dict[str, Tensor], attention: Attention = "dense"
     ) -> None:
         super().__init__()
         self.model, self.objective, self.attention = model, objective, attention
