@@ -147,11 +147,14 @@ class Desk:
         return kept
 
     def _observe(self, records: Sequence[str]) -> Observe | None:
-        """Candidates and entropies; attention of three layers: after a third, after two thirds, and the last."""
+        """Candidates and entropies; attention of three layers: halfway, after three quarters, and the last.
+
+        Early layers hardly look at the picture.
+        """
         if not records:
             return None
         count = self.engine.model.config.get_text_config().num_hidden_layers
-        layers = sorted({count // 3, 2 * count // 3, count - 1}) if "attention" in records else ()
+        layers = sorted({count // 2, 3 * count // 4, count - 1}) if "attention" in records else ()
         wanted = "candidates" in records
         return Observe(candidates=_CANDIDATES if wanted else 0, entropy=wanted, attention_layers=tuple(layers))
 
