@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -75,12 +74,11 @@ say = gr.I18n(**strings.by_language("page", "race", "strategy"))
 
 @dataclass
 class Show:
-    """A run on a page, from its start on.
+    """A run on a page, from its first step on.
 
     Attributes:
         run: which.
         batches: events that have still to come, in lists.
-        come: events that came together with the start.
         kept, typed: as of `Stage.begin`.
         error: what ended it, if anything did.
         over: whether everything has been shown.
@@ -88,7 +86,6 @@ class Show:
 
     run: Run
     batches: Generator[list[tuple[Run, Event]]]
-    come: list[Event]
     kept: list[dict]
     typed: dict | None
     error: EngineError | None = None
@@ -110,7 +107,8 @@ class Stage:
         self, visitor: str, events: Generator[tuple[Run, Event]], kept: list[dict], rest: float,
         typed: dict | None = None,
     ) -> Iterator[dict[str, Any]]:  # fmt: skip
-        """Act one, up to the start of the run. It rests `rest` seconds after every step.
+        """Act one, up to the first step: what follows has to wait for another event. It rests `rest` seconds after
+        every step.
 
         `kept` is the conversation that stays when this can't be done, `typed` the question that is then typed again.
         """
@@ -125,12 +123,12 @@ class Stage:
         try:
             for batch in batches:
                 run, come = batch[-1][0], [event for _, event in batch]
-                started = any(isinstance(event, Started) for event in come)
-                while come and not isinstance(come[0], Stepped):
-                    if changes := self._event(run, come.pop(0)):
+                for event in come:
+                    if changes := self._event(run, event):
                         yield changes
-                if started:
-                    self._shows[visitor] = Show(run, batches, come, kept, typed)
+                if steps := [event for event in come if isinstance(event, Stepped)]:
+                    yield self._stepped(run, steps)
+                    self._shows[visitor] = Show(run, batches, kept, typed)
                     return
         except EngineError as error:
             yield self._failed(run, error, kept, typed)
@@ -143,14 +141,14 @@ class Stage:
                 batches.close()
 
     def steps(self, visitor: str) -> Iterator[dict[str, Any]]:
-        """Act two: messages for the player."""
+        """Act two: messages for the player, step by step."""
         show = self._shows.get(visitor)
         if show is None or show.over:
             return
         try:
             with closing(show.batches) as batches:
-                for come in chain([show.come], ([event for _, event in batch] for batch in batches)):
-                    if steps := [event for event in come if isinstance(event, Stepped)]:
+                for batch in batches:
+                    if steps := [event for _, event in batch if isinstance(event, Stepped)]:
                         yield self._stepped(show.run, steps)
         except EngineError as error:
             show.error = error
