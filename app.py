@@ -532,7 +532,7 @@ def asked_message(message: dict | None) -> list[dict[str, Any]]:
 
 
 def lane_controls(desk: Desk, parent: Engine | None, number: int) -> list[Any]:
-    """Who races in a lane, and how: model, block size, steps, strategy, threshold."""
+    """Who races in a lane, and how: model, block size, steps, steps to look ahead, strategy, threshold."""
     default = desk.engine.default_settings()
     models = [(say("page.lane-diffusion"), "diffusion")]
     models += [(say("page.lane-parent"), "parent")] if parent is not None else []
@@ -541,12 +541,13 @@ def lane_controls(desk: Desk, parent: Engine | None, number: int) -> list[Any]:
         with gr.Row():
             size = gr.Number(default["block_size"], label=say("page.block_size"), precision=0, min_width=96)
             steps = gr.Number(default["steps"], label=say("page.steps"), precision=0, min_width=96)
+            ahead = gr.Number(default["lookahead"], label=say("page.lookahead"), precision=0, min_width=96)
         with gr.Row():
             strategy = gr.Dropdown(
                 strategies(), value="low_confidence_dynamic", label=say("page.strategy"), min_width=200,
             )  # fmt: skip
             threshold = gr.Slider(0, 1, 0.9, step=0.01, label=say("page.threshold"), min_width=160)
-    return [who, size, steps, strategy, threshold]
+    return [who, size, steps, ahead, strategy, threshold]
 
 
 def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) -> None:
@@ -569,19 +570,24 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
     current = gr.State("")
 
     def lane(values: list[Any], tokens: int) -> Lane:
-        who, size, steps, strategy, threshold = values
+        who, size, steps, guessed, strategy, threshold = values
         engine = parent if who == "parent" else desk.engine
-        settings = {"block_size": size, "steps": steps, "strategy": strategy, "threshold": threshold}
+        settings = {"block_size": size, "steps": steps, "lookahead": guessed, "strategy": strategy,
+                    "threshold": threshold}
         config = engine.config(max_new_tokens=tokens, **({} if who == "parent" else settings))
-        kind = {"parent": "autoregressive", "diffusion": f"diffusion, block {size}, steps {steps}"}[who]
-        named = kind if who == "parent" or strategy == "low_confidence_static" else f"{kind}, {strategy}"
-        return Lane(named.replace("_", " "), engine, config)
+        if who == "parent":
+            return Lane("autoregressive", engine, config)
+        named = [f"diffusion, block {size}, steps {steps}"]
+        named += [strategy.replace("_", " ")] if strategy != "low_confidence_static" else []
+        named += [f"looking {guessed} ahead"] if guessed else []
+        return Lane(", ".join(named), engine, config)
 
     def on_start(message: dict, repeats: int, length: int, *values: Any):
         name = uuid4().hex
         yield {current: name}
         try:
-            both = [lane(list(values[:5]), length), lane(list(values[5:]), length)]
+            half = len(values) // 2
+            both = [lane(list(part), length) for part in (values[:half], values[half:])]
             with closing(run_race(asked_message(message), both, int(repeats))) as events:
                 for event in events:
                     yield {track: race_message(name, both, event)}

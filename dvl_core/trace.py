@@ -10,6 +10,7 @@ import copy
 import json
 import math
 from dataclasses import asdict, dataclass, field, fields
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -197,9 +198,15 @@ class DenoisingTrace:
         return (self.prefill_milliseconds + sum(s.milliseconds for s in self.steps)) / 1000
 
     @property
+    def passes(self) -> int:
+        """Denoising forwards: the prefill is not counted, and a step that had been guessed needed none."""
+        counts = [0, *(step.forwards for step in self.steps)]
+        return sum(before != now for before, now in pairwise(counts))
+
+    @property
     def tokens_per_forward(self) -> float:
-        """Answer tokens per denoising forward (the prefill is not counted)."""
-        return len(self.answer_ids()) / len(self.steps) if self.steps else 0.0
+        """Answer tokens per denoising forward."""
+        return len(self.answer_ids()) / self.passes if self.steps else 0.0
 
     @property
     def tokens_per_second(self) -> float:

@@ -50,6 +50,22 @@ def test_a_recorded_run_survives_the_file(tmp_path):
     assert again == trace
 
 
+def test_steps_that_were_guessed_are_no_passes():
+    """Looking ahead, the same answer has as many steps and fewer passes; tokens per forward count passes."""
+    model, ids, seen = tiny_model(), torch.tensor([prompts(1)[0]]), {}
+    for ahead in (0, 4):
+        config = DecodingConfig(block_size=8, steps=8, max_new_tokens=64, lookahead=ahead)
+        recorder = TraceRecorder(model, Tokenizer(), config, [], prompt_tokens=ids.shape[1])
+        for step in model.denoise({"input_ids": ids}, config):
+            recorder.add(step)
+        trace, output = recorder.finish(), model.generate(ids, config=config)
+        assert trace.tokens_per_forward == output.tokens_per_forward == len(trace.answer_ids()) / trace.passes
+        seen[ahead] = trace
+    plain, guessed = seen.values()
+    assert plain.answer_ids() == guessed.answer_ids() and len(plain.steps) == len(guessed.steps) == plain.passes
+    assert guessed.passes == plain.passes - (plain.forwards - guessed.forwards) < plain.passes
+
+
 def test_a_long_answer_with_candidates_stays_small(tmp_path):
     model = tiny_model()
     model.lm_head.weight.data[257] = 0  # no end

@@ -25,8 +25,9 @@ class GenerateOutput:
         answers: per row, the ids of the answer without its end-of-sequence token.
         finish_reasons: per row, "eos" or "length".
         forwards: forward passes, prefill included.
-        denoising_steps: forward passes that proposed tokens.
-        tokens_per_forward: answer tokens of the longest row per denoising step.
+        denoising_steps: how often tokens were proposed and revealed.
+        tokens_per_forward: answer tokens of the longest row per denoising forward; a step that had been guessed needs
+            none.
         seconds: time spent computing; prefill_seconds: the part of it before the first step.
     """
 
@@ -110,18 +111,19 @@ def generate(
     relay = _StreamerRelay(streamer, model, builder) if streamer is not None else None
     if relay is not None and input_ids is not None:
         streamer.put(input_ids.cpu())
-    steps, last, seconds = 0, None, 0.0
+    steps, passes, last, seconds = 0, 0, None, 0.0
     for step in model.steps(inputs, config, observe, canvas):
+        passes += last is None or step.forwards != last.forwards
         steps, last, seconds = steps + 1, step, seconds + step.seconds
         builder.add(step)
         if relay is not None:
             relay.show(step)
     if relay is not None:
         relay.close()
-    return _output(model, config, input_ids, builder, steps, last, seconds)
+    return _output(model, config, input_ids, builder, steps, passes, last, seconds)
 
 
-def _output(model, config, input_ids, builder, steps, last, seconds) -> GenerateOutput:
+def _output(model, config, input_ids, builder, steps, passes, last, seconds) -> GenerateOutput:
     eos = set(model.eos_token_ids)
     answers, reasons = zip(*(builder.answer(row, eos) for row in range(len(builder.tokens))), strict=True)
     if config.reference_compatible:
@@ -141,7 +143,7 @@ def _output(model, config, input_ids, builder, steps, last, seconds) -> Generate
         finish_reasons=list(reasons),
         forwards=last.forwards if last else 0,
         denoising_steps=steps,
-        tokens_per_forward=max(map(len, answers)) / steps if steps else 0.0,
+        tokens_per_forward=max(map(len, answers)) / passes if passes else 0.0,
         seconds=seconds + prefill,
         prefill_seconds=prefill,
     )

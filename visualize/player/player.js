@@ -182,7 +182,7 @@ function createDiffusionPlayer(host, options) {
     slot["block"].textContent = of(active + 1, bounds.length);
     slot["step"].textContent = last ? of(last.step + 1, Math.max(shape.steps, last.step + 1)) : of(0, shape.steps);
     slot["forwards"].textContent = last ? last.forwards : "–";
-    slot["per-forward"].textContent = cursor ? (state.answered / cursor).toFixed(2) : "–";
+    slot["per-forward"].textContent = cursor ? (state.answered / passesOf(run.steps, cursor)).toFixed(2) : "–";
     slot["per-second"].textContent = cursor && seconds > 0 ? Math.round(state.answered / seconds) : "–";
     slot["prefill"].textContent = prefill > 0 ? Math.round(prefill) + " ms" : "–";
   }
