@@ -235,6 +235,24 @@ def test_autoregression_matches_the_plain_loop(parent):
         assert batch.answers == [parent.generate(torch.tensor([row]), max_new_tokens=12).answers[0] for row in rows]
 
 
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_single_padded_row_gives_what_it_gives_alone(model, parent, side):
+    prompt = prompts(1, seed=4)[0]
+    filler, real = torch.zeros(1, 5, dtype=torch.long), torch.ones(1, len(prompt), dtype=torch.long)
+    parts = [(torch.tensor([prompt]), real), (filler, filler)]
+    ids, mask = (torch.cat(both, 1) for both in zip(*(parts if side == "right" else parts[::-1]), strict=True))
+    for each in (model, parent):
+        padded_row = each.generate(ids, attention_mask=mask, max_new_tokens=12)
+        assert padded_row.answers == each.generate(torch.tensor([prompt]), max_new_tokens=12).answers
+
+
+def test_decoding_under_autocast(model):
+    """A CPU's ordered weights stand aside: inputs come in another dtype then."""
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model.generate(torch.tensor([prompts(1)[0]]), max_new_tokens=12)
+    assert len(output.answers[0]) == 12 or output.finish_reasons[0] == "eos"
+
+
 def test_closing_the_generator_stops_the_work(model):
     config = DecodingConfig(block_size=8, max_new_tokens=64)
     calls = []

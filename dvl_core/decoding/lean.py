@@ -30,12 +30,15 @@ _HELD: WeakKeyDictionary[nn.Module, tuple[tuple, LeanPass]] = WeakKeyDictionary(
 class LeanPass:
     """The cheaper ways of one model, as its weights are now; see `lean_pass`.
 
+    Args:
+        ordered: whether weights may be copied into the CPU library's order.
+
     Attributes:
         head: hidden states [..., D] to logits [..., V].
     """
 
-    def __init__(self, model) -> None:
-        linears = [module for module in (*model.decoder.layers.modules(), model.lm_head) if _can_order(module)]
+    def __init__(self, model, ordered: bool = True) -> None:
+        linears = [m for m in (*model.decoder.layers.modules(), model.lm_head) if ordered and _can_order(m)]
         small = sum(linear.weight.numel() * linear.weight.element_size() for linear in linears) <= COPY_LIMIT
         ways = {linear: _ordered(linear) for linear in linears} if small else {}
         self.head: Callable[[Tensor], Tensor] = ways.pop(model.lm_head, model.lm_head)
@@ -99,6 +102,8 @@ def _ordered(linear: nn.Linear) -> Callable[[Tensor], Tensor]:
 
 def lean_pass(model) -> LeanPass:
     """The lean pass of a model. It lives as long as the model, and is made anew after weights have changed."""
+    if torch.is_autocast_enabled("cpu"):  # inputs will be in another dtype than the weights
+        return LeanPass(model, ordered=False)
     state = _state(model)
     held = _HELD.get(model)
     if held is None or held[0] != state:

@@ -76,6 +76,6 @@ def _align(embeds: Tensor, ids: Tensor | None, mask: Tensor) -> tuple[Tensor, Te
     span = (column >= first[:, None]) & (column < (first + lengths)[:, None])
     if not torch.equal(span, mask) or not bool(lengths.all()):
         raise ValueError("attention_mask must be 1 over one unbroken stretch of every row and 0 at its padding.")
-    source = (column + first[:, None]) % mask.shape[1]
-    embeds = embeds.gather(1, source.unsqueeze(-1).expand_as(embeds))
+    source = ((column + first[:, None]) % mask.shape[1])[:, : int(lengths.max())]
+    embeds = embeds.gather(1, source.unsqueeze(-1).expand(-1, -1, embeds.shape[-1]))
     return embeds, None if ids is None else ids.gather(1, source), lengths.tolist()
