@@ -1,5 +1,7 @@
 """The fast paths of training are the same computation as the plain ones: vision, packing, trees, optimizer."""
 
+import json
+from dataclasses import replace
 from threading import Event
 
 import numpy as np
@@ -7,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from dvl_core import load_model
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.labels import HEADS
@@ -279,6 +282,22 @@ def test_training_goes_on_with_the_heads_that_lie_beside_a_model(model, tokenize
     assert (new.name, new.reading) == ("vision", 0) and kept.reading == 1
     module = _module(model, tokenizer, kept, tmp_path / "kept")
     assert all(torch.equal(value, heads.state_dict()[name]) for name, value in module.heads.state_dict().items())
+
+
+def test_the_whole_pipeline_and_brief_conversions(tokenizer, tmp_path, monkeypatch):
+    """One update of every stage; a brief conversion sees its share of the parent's samples."""
+    stages = [replace(stage, samples=4, batch=2, reading=0) for stage in bundled_stages([9, 9, 9], False)]
+    monkeypatch.setattr(bundled, "build_tokenizer", lambda: tokenizer)
+    monkeypatch.setattr(bundled, "bundled_stages", lambda *_: stages)
+    bundled.main(["--out", str(tmp_path), "--device", "cpu", "--no-compile", "--brief", "0.5,1"])
+    log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    seen = {entry["stage"]: entry["samples"] for entry in log if entry.get("done")}
+    assert seen == {"vision": 4, "autoregressive": 4, "brief-0.5": 2, "brief-1": 4, "diffusion": 4}
+    folders = (tmp_path / "bundled" / name for name in ("autoregressive", "diffusion"))
+    parent, child = (load_model(folder, device="cpu")[0] for folder in folders)
+    assert child.config.enable_bd3lm and not parent.config.enable_bd3lm
+    same = [torch.equal(a, b) for a, b in zip(parent.parameters(), child.parameters(), strict=True)]
+    assert any(same) and not all(same)  # the tower stays, the decoder has moved
 
 
 def test_the_fast_number_format_is_one_that_the_device_has(monkeypatch):

@@ -144,8 +144,9 @@ def main(arguments: list[str] | None = None) -> None:
                              "seen, and the parent without easy ones")
     parser.add_argument("--from", dest="stage", default="vision", choices=("vision", "autoregressive", "diffusion"),
                         help="go on with this stage, from the checkpoint of the stage before it in --out")
-    parser.add_argument("--brief", type=float, default=0.0, metavar="SHARE",
-                        help="convert the new parent once more with this share of its samples, into OUT/brief")
+    parser.add_argument("--brief", default="", metavar="SHARES",
+                        help="convert the new parent also with these shares of its samples (0.1, or 0.02,0.1), into "
+                             "OUT/brief-0.1 and so on")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     options = parser.parse_args(arguments)
     torch.manual_seed(options.seed)
@@ -154,6 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
     tokenizer = build_tokenizer()
     hardware = Hardware.of(options.device, options.workers, not options.no_compile)
     minutes = [float(part) for part in options.minutes.split(",")]
+    shares = [float(part) for part in options.brief.split(",") if part]
     stages = bundled_stages(minutes, hardware.device.type != "cpu", options.skip)
     begin = [stage.name for stage in stages].index(options.stage)
     if begin:
@@ -173,10 +175,10 @@ def main(arguments: list[str] | None = None) -> None:
         p.numel() for p in model.model.visual.parameters()), tokens=len(tokenizer), seed=options.seed)
     learnt = 0
     for stage in stages[begin:]:
-        if stage.name == "diffusion" and options.brief and learnt:
-            brief = replace(stage, minutes=60.0, samples=max(1, int(learnt * options.brief)))
+        for share in shares if stage.name == "diffusion" and learnt else ():
+            brief = replace(stage, minutes=60.0, samples=max(1, int(learnt * share)))
             parent = load(options.out / "autoregressive", hardware)
-            run_stage(parent, tokenizer, brief, log, options.out, VL, hardware, "brief")
+            run_stage(parent, tokenizer, brief, log, options.out, VL, hardware, f"brief-{share:g}")
         learnt = run_stage(model, tokenizer, stage, log, options.out, VL, hardware)
     for name, diffusion in (("autoregressive", False), ("diffusion", True)):
         save(load(options.out / name).to(torch.bfloat16), tokenizer, options.out / "bundled" / name, diffusion)
