@@ -84,7 +84,9 @@ def _table(pen: Pen, table: Table) -> None:
             pen.panel(left, y - high / 2, right, y + high / 2)
             ink = pen.on_panel()
         for slot, (text, a, b) in enumerate(((row[0], left, middle), (row[1], middle, right))):
-            pen.text((a + b) / 2, y, text, min(13.0, 0.72 * high), ink, room=b - a - 4, line=i, slot=slot)
+            size, room = min(13.0, 0.72 * high), b - a - 4
+            x = a + 3 + min(room, pen.length(text, size)) / 2 if table.flush else (a + b) / 2
+            pen.text(x, y, text, size, ink, room=room, line=i, slot=slot)
         if table.lines or i == 0:
             pen.line(left, y + high / 2, right, y + high / 2, fill=pen.gray(110), width=1.2 if i == 0 else 0.6)
     if table.lines:

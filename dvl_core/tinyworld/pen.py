@@ -60,7 +60,7 @@ class Pen:
     """Draws in canvas units on a picture of `scale` pixels a unit and remembers what it drew where."""
 
     def __init__(self, image: Image.Image, scale: float, style: Style) -> None:
-        self.pen, self.scale, self.style = ImageDraw.Draw(image), scale, style
+        self.image, self.pen, self.scale, self.style = image, ImageDraw.Draw(image), scale, style
         self.width, self.height = style.size
         self.dark = sum(style.paper) < 300  # light ink on dark paper
         self.marks: list[Mark] = []
@@ -115,6 +115,11 @@ class Pen:
             box = [round(value * self.scale) for value in (left, top, right, bottom)]
             self.pen.rounded_rectangle(box, round_by * self.scale, fill=self.style.panel)
 
+    def length(self, text: str, size: float) -> float:
+        """How wide `text` stands at that size, in canvas units."""
+        pixels = max(6, round(size * self.style.letters * self.scale))
+        return font_of(self.style.font, pixels).getlength(text) / self.scale
+
     def text(self, x: float, y: float, text: str, size: float, fill, room: float | None = None,
              line: int | None = None, slot: int | None = None) -> float:
         """Text centred at (x, y), shrunk until it is at most `room` wide; every character is remembered.
@@ -124,19 +129,35 @@ class Pen:
         Returns:
             the font size it was drawn at, in canvas units.
         """
-        pixels = max(6, round(size * self.scale))
+        pixels = max(6, round(size * self.style.letters * self.scale))
         font = font_of(self.style.font, pixels)
         if room is not None and font.getlength(text) > room * self.scale:
             pixels = max(6, int(pixels * room * self.scale / font.getlength(text)))
             font = font_of(self.style.font, pixels)
         total = font.getlength(text)
         left = x * self.scale - total / 2
-        self.pen.text((left, y * self.scale), text, font=font, fill=fill, anchor="lm")
+        if not self.style.wobble:
+            self.pen.text((left, y * self.scale), text, font=font, fill=fill, anchor="lm")
+        unsteady = random.Random(f"{text}/{x:.2f}/{y:.2f}")
         for i, character in enumerate(text):
             if character != " ":
-                before, after = font.getlength(text[:i]), font.getlength(text[: i + 1])
+                middle = left + (font.getlength(text[:i]) + font.getlength(text[: i + 1])) / 2
                 at = None if line is None else (line, i if slot is None else slot)
-                self.mark((left + (before + after) / 2) / self.scale, y, at, glyph=character)
+                self.mark(middle / self.scale, y, at, glyph=character)
+                if self.style.wobble:
+                    self._letter_by_hand(character, middle, y * self.scale, pixels, font, fill, unsteady)
         return pixels / self.scale
+
+    def _letter_by_hand(
+        self, letter: str, x: float, y: float, pixels: int, font, fill, unsteady: random.Random
+    ) -> None:
+        """One character in thick strokes, slanted and shifted a little; `x` and `y` in pixels."""
+        reach = self.style.wobble * pixels
+        tile = Image.new("L", (2 * pixels, 2 * pixels))
+        thick = round(pixels * 0.025 * self.style.line)
+        ImageDraw.Draw(tile).text((pixels, pixels), letter, font=font, fill=255, anchor="mm", stroke_width=thick)
+        tile = tile.rotate(unsteady.gauss(0, 150 * self.style.wobble), Image.Resampling.BILINEAR)
+        corner = round(x + unsteady.gauss(0, reach)) - pixels, round(y + unsteady.gauss(0, 2 * reach)) - pixels
+        self.image.paste(fill, (*corner, corner[0] + 2 * pixels, corner[1] + 2 * pixels), tile)
 
 

@@ -41,7 +41,8 @@ class Style:
     bottom (None = plain); turn: degrees anticlockwise; line: width factor of lines; grain: standard deviation of noise,
     of 255; jpeg: quality of a compression, 0 = none; smooth: drawn with anti-aliasing; aspect: width / height;
     shade: added to every colour, RGB; edge: dark lines round shapes and bars; stretch: of shapes, width / height;
-    wobble: shapes are drawn by an unsteady hand, which strays by this share of their width; panel: RGB of a field
+    wobble: shapes and letters are drawn by an unsteady hand, which strays by this share of their width; letters: size
+    of lettering, as a factor; panel: RGB of a field
     behind a text, a sum or a sudoku, or of a table's head.
     """
 
@@ -58,6 +59,7 @@ class Style:
     edge: bool = False
     stretch: float = 1.0
     wobble: float = 0.0
+    letters: float = 1.0
     panel: tuple[int, int, int] | None = None
 
     @property
@@ -152,14 +154,17 @@ class Chart:
 
 @dataclass(frozen=True)
 class Table:
-    """A table of two columns: a header, and rows of a name and a whole number; striped: with every other row on the
-    style's panel."""
+    """A table of two columns: a header, and rows of a name and a whole number.
+
+    lines: between the cells; striped: every other row on the style's panel; flush: cells begin at their left edge.
+    """
 
     header: tuple[str, str]
     rows: tuple[tuple[str, int], ...]
     lines: bool = True
     style: Style = PLAIN
     striped: bool = False
+    flush: bool = False
 
     @property
     def content(self) -> tuple:

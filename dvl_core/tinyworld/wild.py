@@ -28,6 +28,8 @@ def wild(rng: random.Random, picture: Picture) -> Picture:
         return _chart(rng, picture, style)
     if isinstance(picture, Table):
         return _table(rng, picture, style)
+    if isinstance(picture, Sum) and rng.random() < 0.3:
+        return replace(picture, style=_by_hand(rng, style))
     if isinstance(picture, (Sudoku, Sum)):
         return replace(picture, style=_on_panel(rng, style, INKS[picture.colour]))
     return picture
@@ -52,6 +54,9 @@ def _scene(rng: random.Random, scene: Scene, style: Style) -> Scene:
 
 
 def _text(rng: random.Random, text: Text, style: Style) -> Text:
+    if len(text.text) <= 8 and rng.random() < 0.3:
+        return replace(text, style=_by_hand(rng, style))
+    style = replace(style, letters=rng.uniform(0.6, 1.0)) if rng.random() < 0.3 else style
     if len(text.lines) <= 3 and rng.random() < 0.5:
         return replace(text, style=_on_panel(rng, style, INKS[text.colour]))
     if rng.random() < 0.5:
@@ -78,9 +83,11 @@ def _chart(rng: random.Random, chart: Chart, style: Style) -> Chart:
     one = rng.choice(((31, 119, 180), None, None))  # the first colour of matplotlib's cycle
     shade = tuple(a - b for a, b in zip(one, COLOURS["blue"], strict=True)) if one else style.shade
     blue = {"colours": ("blue",) * len(labels)} if one and chart.kind != "pie" else {}
-    style = replace(style, edge=rng.random() < 0.25, shade=shade if blue else style.shade)
+    room = 100 / len(labels) / max(map(len, labels))  # canvas units for a character
+    style = replace(style, edge=rng.random() < 0.25, shade=shade if blue else style.shade,
+                    letters=min(1.0, max(_small(rng), 3.8 / room)))
     return replace(chart, labels=labels, title=title, top=top, step=step, framed=rng.random() < 0.6, sideways=sideways,
-                   style=style, **blue)
+                   ticks=chart.ticks or not chart.numbers, style=style, **blue)
 
 
 def _table(rng: random.Random, table: Table, style: Style) -> Table:
@@ -95,7 +102,8 @@ def _table(rng: random.Random, table: Table, style: Style) -> Table:
     if sum(style.paper) < 300:
         panel = dark
     return replace(table, header=header, rows=tuple(zip(names, values, strict=True)), striped=striped,
-                   style=replace(style, panel=panel if rng.random() < 0.7 else None))
+                   flush=rng.random() < 0.5, lines=table.lines and rng.random() < 0.6,
+                   style=replace(style, panel=panel if rng.random() < 0.7 else None, letters=_small(rng)))
 
 
 def _names(rng: random.Random, count: int, longest: int) -> tuple[str, ...]:
@@ -106,6 +114,15 @@ def _names(rng: random.Random, count: int, longest: int) -> tuple[str, ...]:
         if word not in found and not word.isdigit():
             found.append(word)
     return tuple(found)
+
+
+def _small(rng: random.Random) -> float:
+    """Size of lettering: that of a figure which was made for a larger page, or as always."""
+    return rng.uniform(0.55, 0.95) if rng.random() < 0.6 else 1.0
+
+
+def _by_hand(rng: random.Random, style: Style) -> Style:
+    return replace(style, wobble=rng.uniform(0.01, 0.06), line=rng.uniform(0.7, 2.5), turn=0.0)
 
 
 def _on_panel(rng: random.Random, style: Style, ink: tuple[int, int, int]) -> Style:
