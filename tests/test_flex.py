@@ -13,6 +13,7 @@ from dvl_core.training.masks import Tokens, block_diffusion_mask, dense_mask
 from dvl_core.training.objective import IGNORE
 
 CPU = torch.device("cpu")
+pytestmark = pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")  # on a CPU, on purpose
 
 
 def layout(seed, rows=2, length=300, segments=False):
