@@ -571,16 +571,16 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
 
     def lane(values: list[Any], tokens: int) -> Lane:
         who, size, steps, guessed, strategy, threshold = values
-        engine = parent if who == "parent" else desk.engine
-        settings = {"block_size": size, "steps": steps, "lookahead": guessed, "strategy": strategy,
-                    "threshold": threshold}
-        config = engine.config(max_new_tokens=tokens, **({} if who == "parent" else settings))
         if who == "parent":
-            return Lane("autoregressive", engine, config)
+            return Lane("autoregressive", parent, parent.config(max_new_tokens=tokens))
+        config = desk.engine.config(
+            max_new_tokens=tokens, block_size=size, steps=steps, lookahead=guessed, strategy=strategy,
+            threshold=threshold,
+        )  # fmt: skip
         named = [f"diffusion, block {size}, steps {steps}"]
         named += [strategy.replace("_", " ")] if strategy != "low_confidence_static" else []
         named += [f"looking {guessed} ahead"] if guessed else []
-        return Lane(", ".join(named), engine, config)
+        return Lane(", ".join(named), desk.engine, config)
 
     def on_start(message: dict, repeats: int, length: int, *values: Any):
         name = uuid4().hex

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from .cache import BlockCache
 from .config import DecodingConfig
-from .graphs import PassGraphs, borrow
+from .graphs import cache_for
 from .lean import lean_pass
 from .masks import block_causal_mask, hide_padding
 from .observe import AttentionProbe, Observe, observations, run_pass
@@ -56,14 +54,12 @@ class AutoregressiveDecoder:
         self.valid = torch.arange(self.longest, device=self.device) < self.lengths  # [B, P]
         self.lean = lean_pass(model)
         self.head = self.lean.head
-        self.graphs: PassGraphs | None = None
         self.answer: list[Tensor] = []
         self.eos_ids = torch.tensor(model.eos_token_ids, device=self.device)
 
     def run(self) -> Iterator[DenoisingStep]:
         room, watched = self.longest + self.config.max_new_tokens, bool(self.layers) or self.prompt.rows > 1
-        with nullcontext() if watched else borrow(self.model, room) as self.graphs:
-            self.cache = BlockCache(room) if self.graphs is None else self.graphs.cache
+        with cache_for(self.model, room, not watched) as (self.cache, self.graphs):
             yield from self._run()
 
     def _run(self) -> Iterator[DenoisingStep]:

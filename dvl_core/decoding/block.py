@@ -17,7 +17,6 @@ Source of the procedure: arXiv 2512.15713, section on inference; BD3-LM, arXiv 2
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import nullcontext
 from time import perf_counter
 from typing import Any
 
@@ -25,10 +24,9 @@ import torch
 from torch import Tensor
 
 from .board import Board
-from .cache import BlockCache
 from .canvas import Canvas
 from .config import DecodingConfig
-from .graphs import PassGraphs, borrow
+from .graphs import cache_for
 from .lean import lean_pass
 from .lookahead import Lookahead
 from .masks import block_causal_mask, copies_mask, hide_padding
@@ -86,7 +84,6 @@ class BlockDecoder:
         self.transfers = config.transfers(self.board.quota_total)
         self.watched = bool(self.layers) or reference or self.prompt.rows > 1
         self.lookahead = Lookahead(0 if self.watched else config.lookahead, self._reveal)
-        self.graphs: PassGraphs | None = None
         self.finished: list[Tensor] = []  # ids of finished blocks
         self.pending: list[Tensor] = []  # embeddings of finished blocks that are not in the cache yet
         self.forwards = 0
@@ -95,8 +92,7 @@ class BlockDecoder:
     def run(self) -> Iterator[DenoisingStep]:
         spare = (1 + self.lookahead.depth) * self.board.cells
         room = self.board.prefix + self.board.blocks * self.board.cells + spare
-        with nullcontext() if self.watched else borrow(self.model, room) as self.graphs:
-            self.cache = BlockCache(room) if self.graphs is None else self.graphs.cache
+        with cache_for(self.model, room, not self.watched) as (self.cache, self.graphs):
             yield from self._run()
 
     def _run(self) -> Iterator[DenoisingStep]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from threading import Lock
 from weakref import WeakKeyDictionary
@@ -23,7 +23,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
-from .cache import StaticCache
+from .cache import BlockCache, StaticCache
 from .lean import fused_norms, own_attention
 from .masks import copies_mask
 
@@ -202,6 +202,18 @@ def borrow(model, room: int) -> Iterator[PassGraphs | None]:
     finally:
         graphs.end()
         graphs.lock.release()
+
+
+@contextmanager
+def cache_for(model, room: int, recordable: bool) -> Iterator[tuple[BlockCache, PassGraphs | None]]:
+    """For any run: its empty cache, and the graphs that write to it.
+
+    Args:
+        room: as of `borrow`.
+        recordable: False for a run whose passes can't be played again, as of a batch.
+    """
+    with borrow(model, room) if recordable else nullcontext() as graphs:
+        yield (BlockCache(room) if graphs is None else graphs.cache), graphs
 
 
 @contextmanager

@@ -10,13 +10,17 @@ from .pictures import MAX_READING, Chart
 TITLE, VALUE, LABEL = range(3)  # lines of a chart, see `pen.Mark`
 
 
+def _title(pen: Pen, chart: Chart) -> bool:
+    """Write the title, if there is one."""
+    if chart.title:
+        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=TITLE)
+    return bool(chart.title)
+
+
 def _frame(pen: Pen, chart: Chart) -> tuple[float, float, float, float, float]:
     """Draw title and axes. Returns left, right, top, base and the height of one unit."""
     left = 15.0 if chart.ticks and not chart.numbers else 6.0
-    top = 8.0
-    if chart.title:
-        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=TITLE)
-        top = 18.0
+    top = 18.0 if _title(pen, chart) else 8.0
     if chart.numbers:
         top += 9
     base, right = pen.height - 15.0, pen.width - 4.0
@@ -49,8 +53,7 @@ def draw_chart(pen: Pen, chart: Chart) -> None:
         x, y = left + (i + 0.5) * step, base - value * unit
         points.append((x, y))
         if chart.kind == "bar":
-            box = [(x - 0.36 * step) * pen.scale, y * pen.scale, (x + 0.36 * step) * pen.scale, base * pen.scale]
-            pen.pen.rectangle(box, fill=pen.ink(chart.colours[i]), outline=pen.gray(40) if pen.style.edge else None)
+            pen.bar(x - 0.36 * step, y, x + 0.36 * step, base, pen.ink(chart.colours[i]))
         if chart.numbers:
             pen.text(x, y - 6, str(value), 10.5, pen.gray(40), room=step, line=VALUE, slot=i)
         else:
@@ -67,9 +70,7 @@ def draw_chart(pen: Pen, chart: Chart) -> None:
 
 
 def _pie(pen: Pen, chart: Chart) -> None:
-    top = 16.0 if chart.title else 2.0
-    if chart.title:
-        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=TITLE)
+    top = 16.0 if _title(pen, chart) else 2.0
     y, x = (top + pen.height) / 2, pen.width / 2
     r = min((pen.height - top) / 2 - 13, pen.width / 2 - 24)
     begin, total = -90.0, sum(chart.values)
@@ -86,20 +87,15 @@ def _pie(pen: Pen, chart: Chart) -> None:
         begin = end
 
 
-
-
 def _sideways(pen: Pen, chart: Chart) -> None:
     """Bars that lie, the first one at the top, with their values beside them."""
-    top = 18.0 if chart.title else 5.0
-    if chart.title:
-        pen.text(pen.width / 2, 8, chart.title, 11.5, pen.gray(30), room=pen.width - 20, line=TITLE)
+    top = 18.0 if _title(pen, chart) else 5.0
     high = (pen.height - 5 - top) / len(chart.values)
     left, size = 34.0, min(11.0, 0.7 * high)
     unit = (pen.width - left - 22) / (chart.top or max(chart.values))
     for i, (name, value) in enumerate(zip(chart.labels, chart.values, strict=True)):
         y, end = top + (i + 0.5) * high, left + value * unit
-        box = [left * pen.scale, (y - 0.36 * high) * pen.scale, end * pen.scale, (y + 0.36 * high) * pen.scale]
-        pen.pen.rectangle(box, fill=pen.ink(chart.colours[i]), outline=pen.gray(40) if pen.style.edge else None)
+        pen.bar(left, y - 0.36 * high, end, y + 0.36 * high, pen.ink(chart.colours[i]))
         pen.text(left / 2, y, name, size, pen.gray(40), room=left - 4, line=LABEL, slot=i)
         pen.text(end + 9, y, str(value), size, pen.gray(40), line=VALUE, slot=i)
     pen.line(left, top, left, pen.height - 5, fill=pen.gray(60), width=1.0)

@@ -109,6 +109,11 @@ class Pen:
         """Ink of labels that stand on the panel."""
         return self.gray(30) if self.style.panel is None else (245,) * 3 if sum(self.style.panel) < 380 else (25,) * 3
 
+    def bar(self, left: float, top: float, right: float, bottom: float, fill) -> None:
+        """A rectangle, with an edge where the style has edges."""
+        box = [value * self.scale for value in (left, top, right, bottom)]
+        self.pen.rectangle(box, fill=fill, outline=self.gray(40) if self.style.edge else None)
+
     def panel(self, left: float, top: float, right: float, bottom: float, round_by: float = 0.0) -> None:
         """A rectangle in the style's second colour, if it has one."""
         if self.style.panel is not None:
@@ -117,28 +122,28 @@ class Pen:
 
     def length(self, text: str, size: float) -> float:
         """How wide `text` stands at that size, in canvas units."""
-        pixels = max(6, round(size * self.style.letters * self.scale))
-        return font_of(self.style.font, pixels).getlength(text) / self.scale
+        return font_of(self.style.font, self._pixels(size)).getlength(text) / self.scale
+
+    def _pixels(self, size: float) -> int:
+        return max(6, round(size * self.style.letters * self.scale))
 
     def text(self, x: float, y: float, text: str, size: float, fill, room: float | None = None,
-             line: int | None = None, slot: int | None = None) -> float:
+             line: int | None = None, slot: int | None = None) -> None:
         """Text centred at (x, y), shrunk until it is at most `room` wide; every character is remembered.
 
         `line` and `slot` are its place in the picture's own order (`Mark.at`); a line without a slot counts characters.
-
-        Returns:
-            the font size it was drawn at, in canvas units.
         """
-        pixels = max(6, round(size * self.style.letters * self.scale))
+        pixels = self._pixels(size)
         font = font_of(self.style.font, pixels)
         if room is not None and font.getlength(text) > room * self.scale:
             pixels = max(6, int(pixels * room * self.scale / font.getlength(text)))
             font = font_of(self.style.font, pixels)
         total = font.getlength(text)
         left = x * self.scale - total / 2
-        if not self.style.wobble:
+        if self.style.wobble:
+            unsteady = random.Random(f"{text}/{x:.2f}/{y:.2f}")
+        else:
             self.pen.text((left, y * self.scale), text, font=font, fill=fill, anchor="lm")
-        unsteady = random.Random(f"{text}/{x:.2f}/{y:.2f}")
         for i, character in enumerate(text):
             if character != " ":
                 middle = left + (font.getlength(text[:i]) + font.getlength(text[: i + 1])) / 2
@@ -146,7 +151,6 @@ class Pen:
                 self.mark(middle / self.scale, y, at, glyph=character)
                 if self.style.wobble:
                     self._letter_by_hand(character, middle, y * self.scale, pixels, font, fill, unsteady)
-        return pixels / self.scale
 
     def _letter_by_hand(
         self, letter: str, x: float, y: float, pixels: int, font, fill, unsteady: random.Random
@@ -159,5 +163,3 @@ class Pen:
         tile = tile.rotate(unsteady.gauss(0, 150 * self.style.wobble), Image.Resampling.BILINEAR)
         corner = round(x + unsteady.gauss(0, reach)) - pixels, round(y + unsteady.gauss(0, 2 * reach)) - pixels
         self.image.paste(fill, (*corner, corner[0] + 2 * pixels, corner[1] + 2 * pixels), tile)
-
-

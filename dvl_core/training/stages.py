@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..models.loading import resolve_device
 from ..tinyworld.labels import CELLS, HEADS, patch_heads
 from ..tinyworld.sampling import KIND_SHARES
 from .data import STAGES, TASK_NAMES, StageData, add_tree_noise, loader
@@ -73,7 +74,6 @@ class Stage:
         return max(0.01, decay) * min(1.0, (step + 1) / 50)
 
 
-
 @dataclass(frozen=True)
 class Hardware:
     """What a stage runs on: the device, the processes that draw pictures, and whether passes are compiled."""
@@ -84,12 +84,17 @@ class Hardware:
 
     @classmethod
     def of(cls, device: str = "auto", workers: int | None = None, compiled: bool = True) -> Hardware:
-        """`auto` is a GPU where there is one; it gets a worker for every core but one, a CPU a single worker."""
-        if device == "auto":
-            device = "cuda" if torch.cuda.is_available() else "cpu"
+        """`auto` is a CUDA GPU where there is one; it gets a worker for every core but one, a CPU a single worker.
+
+        Raises:
+            ValueError: for a device that there isn't.
+        """
+        if device == "auto" and not torch.cuda.is_available():
+            device = "cpu"
+        chosen, _ = resolve_device(device)
         if workers is None:
-            workers = max(1, len(os.sched_getaffinity(0)) - 1) if device != "cpu" else 1
-        return cls(torch.device(device), workers, compiled)
+            workers = max(1, len(os.sched_getaffinity(0)) - 1) if chosen.type != "cpu" else 1
+        return cls(chosen, workers, compiled)
 
     @property
     def attention(self) -> str:
@@ -152,6 +157,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         how many samples were learnt from, repeated ones included.
     """
     kind, diffusion, device = stage.name, stage.name == "diffusion", hardware.device
+    folder = folder or kind
     module = _module(model, tokenizer, stage, out, bundle.cells).to(device)
     model.train()
     model.requires_grad_(False)
@@ -183,17 +189,17 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         seen += stage.batch
         if step % 50 == 49:
             drawn = {"drawn": batches.drawn * stage.batch} if isinstance(batches, Replay) else {}
-            log.write(stage=folder or kind, step=step + 1, samples=seen, **drawn, minutes=round(minutes, 2),
+            log.write(stage=folder, step=step + 1, samples=seen, **drawn, minutes=round(minutes, 2),
                       **tally.take())
         if time.monotonic() - saved > 180:
             saved = time.monotonic()
-            bundle.save(model, tokenizer, out / (folder or kind), diffusion)
+            bundle.save(model, tokenizer, out / folder, diffusion)
     if kind == "vision" and bundle.settle:
         bundle.settle(model, module.reader, batch["pictures"])
-    bundle.save(model, tokenizer, out / (folder or kind), diffusion)
+    bundle.save(model, tokenizer, out / folder, diffusion)
     if kind == "vision":
         save_file(module.heads.state_dict(), out / kind / HEADS_FILE)
-    log.write(stage=folder or kind, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
+    log.write(stage=folder, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
     return seen
 
 

@@ -12,7 +12,8 @@ _HERE = Path(__file__).parent
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
 CSS = css_variables() + "".join((_HERE / name).read_text(encoding="utf-8") for name in ("player.css", "panels.css"))
 _MODULES = (
-    "text", "run", "cells", "blocks", "heatmap", "inspector", "overlay", "changes", "branches", "keyboard", "player",
+    "text", "passes", "run", "cells", "blocks", "heatmap", "inspector", "overlay", "changes", "branches", "keyboard",
+    "player",
 )  # fmt: skip
 SCRIPT = "\n".join(
     [strings.script("player"), *((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _MODULES)]

@@ -42,11 +42,6 @@ function isEnd(run, id) {
   return (run.header.model.eos_token_ids || []).includes(id);
 }
 
-// Denoising forwards of the first `count` steps: one that had been guessed needed none.
-function passesOf(steps, count) {
-  return steps.slice(0, count).filter((step, i) => i === 0 || step.forwards !== steps[i - 1].forwards).length;
-}
-
 // Ids and confidences after `count` steps. A step forward builds on the state before it.
 function stateAt(run, count) {
   const from = run.reached && run.reached.count <= count ? run.reached : blankState(run);

@@ -8,9 +8,9 @@ from visualize import strings
 from visualize.theme import css_variables
 
 _HERE = Path(__file__).parent
-_CELL_TEXTS = (_HERE.parent / "player" / "text.js").read_text(encoding="utf-8")
+_SHARED = [(_HERE.parent / "player" / name).read_text(encoding="utf-8") for name in ("text.js", "passes.js")]
 
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
 CSS = css_variables() + (_HERE / "race.css").read_text(encoding="utf-8")
-SCRIPT = "\n".join((strings.script("race", "trouble"), _CELL_TEXTS, (_HERE / "race.js").read_text(encoding="utf-8")))
+SCRIPT = "\n".join((strings.script("race", "trouble"), *_SHARED, (_HERE / "race.js").read_text(encoding="utf-8")))
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")

@@ -44,11 +44,6 @@ function raceForwards(run, state) {
   return state.phase === "running" ? Math.min(1, run.steps[0].forwards - 1) : 0;
 }
 
-// Denoising forwards of that state: a step that had been guessed needed none.
-function racePasses(run, state) {
-  return run.steps.slice(0, state.done).filter((step, i) => i === 0 || step.forwards !== run.steps[i - 1].forwards).length;
-}
-
 // A text cut where words begin or end that differ: [{text, differs}]. `offset` is the text's place in the answer.
 function raceParts(text, offset, differing) {
   const parts = [];
@@ -265,7 +260,7 @@ function createRace(host, options) {
     const speed = seconds > 0 ? state.tokens / seconds : 0;
     view["forwards"].textContent = raceForwards(run, state);
     view["tokens"].textContent = state.tokens;
-    view["per-forward"].textContent = state.done ? (state.tokens / racePasses(run, state)).toFixed(2) : "–";
+    view["per-forward"].textContent = state.done ? (state.tokens / passesOf(run.steps, state.done)).toFixed(2) : "–";
     view["per-second"].textContent = seconds > 0 ? speed.toFixed(speed < 100 ? 1 : 0) : "–";
   }
 
