@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import argparse
 import sys
+import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -69,6 +71,12 @@ FRAME = 1 / 30  # seconds between two messages to a page; quicker steps go toget
 say = gr.I18n(**strings.by_language("page", "race", "strategy"))
 
 
+def labelled(error: Exception) -> str:
+    """The sentence of an error, in which a setting has the name that the page gives it."""
+    name, _, rest = str(error).partition(" ")
+    return f"{LABELS[name]} {rest}" if name in LABELS else str(error)
+
+
 # -- what a run changes on the page --
 
 
@@ -81,7 +89,7 @@ class Show:
         batches: events that have still to come, in lists.
         kept, typed: as of `Stage.begin`.
         error: what ended it, if anything did.
-        over: whether everything has been shown.
+        taken, over: whether somebody shows its steps, and whether all have been shown.
     """
 
     run: Run
@@ -89,6 +97,7 @@ class Show:
     kept: list[dict]
     typed: dict | None
     error: EngineError | None = None
+    taken: bool = False
     over: bool = False
 
 
@@ -96,12 +105,14 @@ class Stage:
     """Turns what happens in a run into changes of the page: dicts by the name of a `View` field.
 
     A run has three acts. Only the player changes in the second: whatever is an output of an event costs gradio
-    milliseconds with every step, and a step may take less.
+    milliseconds with every step, and a step may take less. Whoever asks again quickly has several shows at once; the
+    later acts of an earlier question may come to a later one's show, and the other way round, but every show gets both.
     """
 
     def __init__(self, desk: Desk):
         self.desk = desk
-        self._shows: dict[str, Show] = {}  # by visitor
+        self._shows: dict[str, list[Show]] = {}  # by visitor, in the order they began
+        self._lock = threading.Lock()
 
     def begin(
         self, visitor: str, events: Generator[tuple[Run, Event]], kept: list[dict], rest: float,
@@ -119,7 +130,7 @@ class Stage:
                 come[0].stop.wait(rest)
             return come[0].stop.is_set()
 
-        batches = ahead(events, rested, FRAME)
+        batches, handed_on = ahead(events, rested, FRAME), False
         try:
             for batch in batches:
                 run, come = batch[-1][0], [event for _, event in batch]
@@ -128,23 +139,33 @@ class Stage:
                         yield changes
                 if steps := [event for event in come if isinstance(event, Stepped)]:
                     yield self._stepped(run, steps)
-                    self._shows[visitor] = Show(run, batches, kept, typed)
-                    return
+                    handed_on = self._hand_on(visitor, Show(run, batches, kept, typed))
+                    if handed_on:
+                        return
         except EngineError as error:
             yield self._failed(run, error, kept, typed)
         else:
-            if run is not None and self.desk.sessions.is_current(visitor, run):  # stopped while it waited
-                yield self._finished(run)
+            if run is not None:  # stopped while it waited, or before its second act
+                yield self._over(visitor, run)
         finally:
-            show = self._shows.get(visitor)
-            if show is None or show.batches is not batches:
+            if not handed_on:
                 batches.close()
+
+    def _hand_on(self, visitor: str, show: Show) -> bool:
+        """Leave a show to act two; not that of a visitor who has gone or asked something else meanwhile."""
+        with self._lock:
+            if not self.desk.sessions.is_current(visitor, show.run):
+                return False
+            self._shows.setdefault(visitor, []).append(show)
+            return True
 
     def steps(self, visitor: str) -> Iterator[dict[str, Any]]:
         """Act two: messages for the player, step by step."""
-        show = self._shows.get(visitor)
-        if show is None or show.over:
-            return
+        with self._lock:
+            show = next((show for show in self._shows.get(visitor, ()) if not show.taken), None)
+            if show is None:
+                return
+            show.taken = True
         try:
             with closing(show.batches) as batches:
                 for batch in batches:
@@ -156,17 +177,30 @@ class Stage:
 
     def end(self, visitor: str) -> dict[str, Any]:
         """Act three: the conversation with its answer, or the sentence that says what went wrong."""
-        show = self._shows.get(visitor)
-        if show is None or not show.over:  # another run has taken its place
-            return {}
-        del self._shows[visitor]
-        if show.error is not None:
+        with self._lock:
+            shows = self._shows.get(visitor, [])
+            show = next((show for show in shows if show.over), None)
+            if show is None:
+                return {}
+            shows.remove(show)
+            if not shows:
+                del self._shows[visitor]
+        if show.error is not None and self.desk.sessions.is_current(visitor, show.run):
             return self._failed(show.run, show.error, show.kept, show.typed)
-        return self._finished(show.run) if self.desk.sessions.is_current(visitor, show.run) else {}
+        return self._over(visitor, show.run)
 
     def leave(self, visitor: str) -> None:
         """The visitor has gone."""
-        self._shows.pop(visitor, None)
+        with self._lock:
+            left = self._shows.pop(visitor, [])
+        for show in left:
+            if not show.taken:
+                show.batches.close()
+
+    def _over(self, visitor: str, run: Run) -> dict[str, Any]:
+        """The end of a run; where the visitor began another conversation meanwhile, of the player alone."""
+        finished = self._finished(run)
+        return finished if self.desk.sessions.is_current(visitor, run) else {"canvas": finished["canvas"]}
 
     def _stepped(self, run: Run, come: list[Stepped]) -> dict[str, Any]:
         vocabulary = {token: text for event in come for token, text in event.vocabulary.items()}
@@ -201,10 +235,8 @@ class Stage:
 
     def _failed(self, run: Run | None, error: EngineError, kept: list[dict], typed: dict | None) -> dict[str, Any]:
         """The sentence goes beside what caused it; conversation, typed question and last trace stay."""
-        sentence, began = str(error), run is not None and run.trace is not None
+        sentence, began = labelled(error), run is not None and run.trace is not None
         if error.about in ("settings", "template"):
-            for name, label in LABELS.items():
-                sentence = f"{label}{sentence.removeprefix(name)}" if sentence.startswith(name + " ") else sentence
             changes = {"settings_notice": sentence, "ask_notice": "", "settings": gr.Accordion(open=True)}
         else:
             changes = {"ask_notice": sentence, "settings_notice": ""}
@@ -315,8 +347,8 @@ def header(desk: Desk) -> None:
 
 
 def chat_tab(desk: Desk, page: gr.Blocks, examples: list[dict[str, str]], gallery: list[Recording]) -> None:
-    turns = gr.State([])
     recorded = gallery[0] if gallery else None
+    turns = gr.State(recorded.turns if recorded else [])
     with gr.Row(elem_id="dvl-main"):
         with gr.Column(scale=5, min_width=320):
             chat, box, ask_notice, strip, fresh = conversation(examples, recorded)
@@ -328,7 +360,7 @@ def chat_tab(desk: Desk, page: gr.Blocks, examples: list[dict[str, str]], galler
         with gr.Column(scale=7, min_width=320):
             canvas = denoising_canvas(desk, recorded)
     view = View(canvas, chat, turns, box, ask_notice, settings_notice, settings)
-    wire(desk, page, view, strip, fresh, controls, examples)
+    wire(desk, page, view, strip, fresh, controls, examples, recorded)
     wire_link(page, view, controls, examples, link, address)
 
 
@@ -464,8 +496,8 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
                 html_template=look.gallery_template(gallery), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False
             )
             upload = gr.File(
-                label=say("page.trace-file"), file_types=[".json", ".html"], height=140, elem_id="dvl-trace-file"
-            )
+                label=say("page.trace-file"), height=140, elem_id="dvl-trace-file"
+            )  # of any type: what is no trace is refused with a sentence
             trouble = notice()
         with gr.Column(scale=7, min_width=320):
             first = protocol.trace_message(gallery[0].id, gallery[0].trace) if gallery else None
@@ -515,7 +547,18 @@ def question_of_ones_own(examples: list[dict[str, str]]) -> tuple[gr.MultimodalT
 def start_and_stop(key: str) -> tuple[gr.Button, gr.Button]:
     """The buttons of a measurement; `key` names what the first one says."""
     with gr.Row():
-        return gr.Button(say(key), variant="primary", size="md"), gr.Button(say("page.stop"), size="md")
+        start = gr.Button(say(key), variant="primary", size="md")
+        return start, gr.Button(say("page.stop"), size="md", interactive=False)
+
+
+def while_measuring(start: gr.Button, stop: gr.Button, running: Any) -> None:
+    """Only one of the two buttons can be pressed: the first begins the event `running`, the second ends it."""
+    def buttons(measuring: bool) -> list[gr.Button]:
+        return [gr.Button(interactive=not measuring), gr.Button(interactive=measuring)]
+
+    start.click(partial(buttons, True), None, [start, stop], **QUICK)
+    running.then(partial(buttons, False), None, [start, stop], **QUICK)
+    stop.click(partial(buttons, False), None, [start, stop], **QUICK)
 
 
 def answer_length(desk: Desk) -> gr.Number:
@@ -538,15 +581,17 @@ def lane_controls(desk: Desk, parent: Engine | None, number: int) -> list[Any]:
     models += [(say("page.lane-parent"), "parent")] if parent is not None else []
     with gr.Group(elem_classes="dvl-lane"):
         who = gr.Radio(models, value=models[-1 if number else 0][1], label=say(f"page.lane-{number + 1}"))
-        with gr.Row():
-            size = gr.Number(default["block_size"], label=say("page.block_size"), precision=0, min_width=96)
-            steps = gr.Number(default["steps"], label=say("page.steps"), precision=0, min_width=96)
-            ahead = gr.Number(default["lookahead"], label=say("page.lookahead"), precision=0, min_width=96)
-        with gr.Row():
-            strategy = gr.Dropdown(
-                strategies(), value="low_confidence_dynamic", label=say("page.strategy"), min_width=200,
-            )  # fmt: skip
-            threshold = gr.Slider(0, 1, 0.9, step=0.01, label=say("page.threshold"), min_width=160)
+        with gr.Column(visible=who.value == "diffusion") as of_diffusion:
+            with gr.Row():
+                size = gr.Number(default["block_size"], label=say("page.block_size"), precision=0, min_width=96)
+                steps = gr.Number(default["steps"], label=say("page.steps"), precision=0, min_width=96)
+                ahead = gr.Number(default["lookahead"], label=say("page.lookahead"), precision=0, min_width=96)
+            with gr.Row():
+                strategy = gr.Dropdown(
+                    strategies(), value="low_confidence_dynamic", label=say("page.strategy"), min_width=200,
+                )  # fmt: skip
+                threshold = gr.Slider(0, 1, 0.9, step=0.01, label=say("page.threshold"), min_width=160)
+    who.change(lambda chosen: gr.Column(visible=chosen == "diffusion"), who, of_diffusion, **QUICK)
     return [who, size, steps, ahead, strategy, threshold]
 
 
@@ -592,13 +637,14 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
                 for event in events:
                     yield {track: race_message(name, both, event)}
         except (EngineError, ValueError) as error:
-            yield {track: race_protocol.failed_message(name, str(error))}
+            yield {track: race_protocol.failed_message(name, labelled(error))}
 
     running = start.click(
         on_start, [box, repeats, length, *lanes[0], *lanes[1]], [track, current], show_progress="hidden",
         api_visibility="private", **shared(desk),
     )  # fmt: skip
     stop.click(race_protocol.stopped_message, current, track, cancels=running, **QUICK)
+    while_measuring(start, stop, running)
 
 
 def race_message(name: str, lanes: list[Lane], event: Running | Result) -> dict[str, Any]:
@@ -646,9 +692,9 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
                     yield {chart: shown, last: shown, trouble: ""}
         except EngineError as error:
             if shown is None:
-                yield {trouble: str(error)}
+                yield {trouble: labelled(error)}
             else:
-                yield {chart: explore_protocol.ended(shown, "failed", str(error))}
+                yield {chart: explore_protocol.ended(shown, "failed", labelled(error))}
 
     def on_stop(shown: dict | None):
         over = shown is None or shown["phase"] != "running"
@@ -659,6 +705,7 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
         show_progress="hidden", api_visibility="private", **shared(desk),
     )  # fmt: skip
     stop.click(on_stop, last, chart, cancels=running, **QUICK)
+    while_measuring(start, stop, running)
 
 
 def lessons_tab(recorded: Recording) -> None:
@@ -678,7 +725,10 @@ def sentence(key: str) -> gr.HTML:
 # -- wiring: the chat tab, links, programs, files --
 
 
-def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Controls, examples: list[dict]) -> None:
+def wire(
+    desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Controls, examples: list[dict],
+    recorded: Recording | None,
+) -> None:  # fmt: skip
     """Connect what people do with the desk; every run streams changes of the view."""
     stage = Stage(desk)
 
@@ -691,7 +741,10 @@ def wire(desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Contro
     def on_submit(data: dict, request: gr.Request):
         message = data[view.box] or {}
         picture = next(iter(message.get("files") or []), None)
-        yield from ask(data, request.session_hash, message.get("text") or "", picture, data[view.turns])
+        before = data[view.turns]
+        if picture and recorded and before == recorded.turns:
+            before = []  # the recording is nobody's own conversation
+        yield from ask(data, request.session_hash, message.get("text") or "", picture, before)
 
     def on_example(data: dict, event: gr.EventData, request: gr.Request):
         example = examples[event._data["index"]]
@@ -759,27 +812,42 @@ def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[di
     """A link that brings back question, example and settings; a page that is opened by one puts them in place."""
     numbers = {name: control for name, control in controls.decoding.items() if name != "strategy"}
 
-    def on_link(data: dict) -> str:
+    def on_link(data: dict) -> dict:
         turns, message = data[view.turns], data[view.box] or {}
         asked = next((turn for turn in reversed(turns) if turn["role"] == "user"), {})
         shown = [*(turn["picture"] for turn in turns if turn.get("picture")), *(message.get("files") or [])]
         picture = shown[-1] if shown else ""
         settings = {name: data[control] for name, control in controls.decoding.items()}
-        return links.query(message.get("text") or asked.get("text", ""), Path(picture).name, examples, settings)
+        name = Path(picture).name
+        lost = "" if name in ("", *(example["image"] for example in examples)) else links.NO_PICTURE
+        query = links.query(message.get("text") or asked.get("text", ""), name, examples, settings)
+        return {address: query, view.settings_notice: lost}
 
     def on_open(request: gr.Request) -> dict:
         wanted = links.read(dict(request.query_params), examples)
-        changes: dict[Any, Any] = {numbers[name]: value for name, value in wanted.numbers.items() if name in numbers}
+        changes: dict[Any, Any] = {
+            numbers[name]: within(numbers[name], value) for name, value in wanted.numbers.items() if name in numbers
+        }
         if wanted.strategy in STRATEGIES:
             changes[controls.decoding["strategy"]] = wanted.strategy
         if wanted.question or wanted.example:
             files = [str(EXAMPLES / wanted.example)] if wanted.example else []
             changes[view.box] = gr.MultimodalTextbox(value={"text": wanted.question, "files": files})
+            changes |= {view.chat: [], view.turns: []}
         return changes or {view.ask_notice: gr.skip()}
 
     given = {view.turns, view.box, *controls.decoding.values()}
-    link.click(on_link, given, address, **QUICK).then(None, address, None, js=look.LINK_SCRIPT)
-    page.load(on_open, None, [view.box, view.ask_notice, *controls.decoding.values()], **QUICK)
+    copied = link.click(on_link, given, [address, view.settings_notice], **QUICK)
+    copied.then(None, address, None, js=look.LINK_SCRIPT)
+    opened = [view.box, view.chat, view.turns, view.ask_notice, *controls.decoding.values()]
+    page.load(on_open, None, opened, **QUICK)
+
+
+def within(control: gr.Slider | gr.Number, value: float) -> float:
+    """The value, as near as the control can show it."""
+    low, high = control.minimum, control.maximum
+    value = value if low is None else max(low, value)
+    return value if high is None else min(high, value)
 
 
 def program_endpoint(desk: Desk) -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import secrets
 import tempfile
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -37,6 +38,7 @@ class Desk:
     def __init__(self, engine: Engine, sessions: Sessions, own_pictures: Path | None = None):
         self.engine, self.sessions, self.own_pictures = engine, sessions, own_pictures
         self._painted = tempfile.TemporaryDirectory(prefix="dvl-")  # pictures with a part painted over; gone at the end
+        self._painted_files: deque[Path] = deque()
 
     def ask(
         self,
@@ -108,6 +110,9 @@ class Desk:
             region: left, top, right, bottom as shares of the picture.
         """
         left = self._kept(origin)
+        if left.trace.parent is not None:
+            raise EngineError("A branch can't be checked like this: its first steps were made with the picture. "
+                              "Check the run that it left.", "picture")
         place = next((i for i in reversed(range(len(left.asked))) if left.asked[i].get("picture")), None)
         if place is None:
             raise EngineError("There is no picture to paint over.", "picture")
@@ -117,6 +122,9 @@ class Desk:
             raise EngineError(str(error), "picture") from error
         file = f"{self._painted.name}/{secrets.token_urlsafe(12)}.png"
         picture.save(file)
+        self._painted_files.append(Path(file))
+        while len(self._painted_files) > self.sessions.capacity:  # as many as there are runs that may show one
+            self._painted_files.popleft().unlink(missing_ok=True)
         asked = [dict(turn) for turn in left.asked]
         asked[place] |= {"picture": file, "shown": file}
         share = [round(float(edge), 4) for edge in region]

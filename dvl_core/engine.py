@@ -243,7 +243,12 @@ class Engine:
         """
         if canvas is not None and not self.model.config.enable_bd3lm:
             raise EngineError("An autoregressive model writes from left to right: it can't go on from masks.", "model")
-        messages, inputs = self._prepare(messages, config)
+        try:
+            (observe or Observe()).resolve_layers(self.model.config.get_text_config().num_hidden_layers)
+        except ValueError as error:
+            raise EngineError(str(error), "settings") from error
+        length = len(canvas.tokens) if canvas is not None else config.max_new_tokens
+        messages, inputs = self._prepare(messages, length)
         try:
             ticket = self._line.join()
         except LineFull as error:
@@ -264,15 +269,18 @@ class Engine:
             trace = getattr(event, "trace", trace)
         return trace
 
-    def _prepare(self, messages, config: DecodingConfig) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The conversation with its pictures opened, and model inputs on the CPU; refused where they are too large."""
+    def _prepare(self, messages, length: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+        """The conversation with its pictures opened, and model inputs on the CPU; refused where they are too large.
+
+        `length` answer tokens have to find room behind them.
+        """
         longest = self.limits.max_prompt_tokens
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
         if positions:
-            longest = min(longest, positions - config.max_new_tokens)
+            longest = min(longest, positions - length)
         if longest < 1:
             raise EngineError(
-                f"An answer of {config.max_new_tokens} tokens leaves no room for a question; ask for less.", "settings"
+                f"An answer of {length} tokens leaves no room for a question; ask for less.", "settings"
             )
         characters = sum(len(text) for text in _texts(messages))
         if characters > longest * _CHARACTERS_PER_TOKEN:
@@ -323,13 +331,14 @@ class Engine:
         """
         try:
             begun = trace.branch(run, step, dict(changes), config.to_json())
-            same_blocks = trace.settings.get("block_size") == config.block_size
             edits = {position: token for position, token in changes.items() if token is not None}
             canvas = Canvas.from_trace(trace, step, edits, [p for p, token in changes.items() if token is None])
         except ValueError as error:
             raise EngineError(str(error), "settings") from error
-        if not same_blocks:  # another size numbers its blocks anew, so each begins its own schedule
+        if trace.settings.get("block_size") != config.block_size:  # blocks are numbered anew
             canvas = replace(canvas, resume=(0, 0))
+        elif trace.settings.get("steps") != config.steps:  # the block's schedule begins anew
+            canvas = replace(canvas, resume=(canvas.resume[0], 0))
         if template is not None:
             canvas = replace(canvas, template=template.template, fills=template.fills)
         yield from self.stream(messages, config, observe, canvas, begun)

@@ -150,8 +150,8 @@ def _plan(
         raise EngineError(f"There is nothing to run, as {why}: choose blocks, fewer steps, strategies.", "settings")
     if len(kept) > MOST_COMBINATIONS:
         raise EngineError(
-            f"block_size x steps x strategy gives {len(kept)} combinations, and at most {MOST_COMBINATIONS} are run "
-            "at once: choose fewer values.",
+            f"These block sizes, steps and strategies make {len(kept)} combinations, and at most "
+            f"{MOST_COMBINATIONS} are run at once: choose fewer values.",
             "settings",
         )
     slow = Setting(base.block_size, base.block_size, "low_confidence_static")

@@ -74,6 +74,8 @@ def main(argv: list[str] | None = None) -> int:
         logging.disable_progress_bar()
     try:
         decoding_config(arguments, trained_block_size=8)  # refuse bad settings before a large model loads
+        if arguments.trace and not arguments.trace.parent.is_dir():
+            raise ValueError(f"trace: the folder {arguments.trace.parent} does not exist; make it first.")
         observe = Observe(arguments.candidates, arguments.entropy, tuple(arguments.attention))
         model, processor = load_model(arguments.model, arguments.device, arguments.dtype)
         limits = Limits(max_new_tokens=MAX_NEW_TOKENS, max_block_size=MAX_BLOCK_SIZE)

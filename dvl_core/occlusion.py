@@ -75,15 +75,9 @@ def compare(before: DenoisingTrace, after: DenoisingTrace) -> list[Change]:
 
 def _tokens(trace: DenoisingTrace) -> dict[int, tuple[int | None, float | None]]:
     """position -> (id, confidence it was revealed with) of the answer, up to, not including, its end."""
-    sure: dict[int, float] = {}
-    for index, step in enumerate(trace.steps):
-        for _, position, _ in trace.changes_before(index):  # what a person set has no confidence
-            sure.pop(position, None)
-        confidence = dict(zip(step.masked, step.confidences, strict=True))
-        sure.update((position, confidence[position]) for position in step.revealed)
-    canvas = trace.canvas()
+    *_, (canvas, sure) = trace.replay()
     stop = set(trace.model.get("eos_token_ids", []))
     length = next((position for position, token in enumerate(canvas) if token in stop), len(canvas))
     while length and canvas[length - 1] is None:  # a run that was stopped
         length -= 1
-    return {position: (canvas[position], sure.get(position)) for position in range(length)}
+    return {position: (canvas[position], sure[position]) for position in range(length)}

@@ -5,7 +5,8 @@
     python -m dvl_core.reproduce --experiments bundled --model assets/tinyvl --parent assets/tinyvl-ar
     python -m visualize.results assets/results                        # the plots
 
-Experiments: conversion (an autoregressive VLM becomes a dVLM on 1 to 25 % of its samples), ar_lm (a language model
+Experiments: conversion (an autoregressive VLM becomes a dVLM on 1 to 25 % of its samples, briefly and as published),
+recipe (the same with the training options that help, for as long as the parent has learnt), ar_lm (a language model
 finetuned with a vision tower, autoregressively and by diffusion), scratch (diffusion without a parent), decoding (block
 size, steps, threshold, sudoku by blanks), options (each training option), bundled (decoding, of the models given).
 Every row is written down when it is done: the same command goes on where it was stopped.

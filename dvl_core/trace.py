@@ -9,8 +9,9 @@ from __future__ import annotations
 import copy
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from itertools import pairwise
+from itertools import islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -124,19 +125,33 @@ class DenoisingTrace:
 
     # -- reading -----------------------------------------------------------------------------------------
 
-    def canvas(self, step: int | None = None) -> list[int | None]:
-        """Ids at every answer position after `step` steps (all of them by default); None = masked."""
+    def replay(self) -> Iterator[tuple[list[int | None], list[float | None]]]:
+        """The answer before the first step and after each: ids (None = masked) and confidences at every position.
+
+        What a person or a template put has no confidence. Changes that no step has followed yet are part of the last
+        state. Both lists go on changing: copy what has to stay.
+        """
         tokens: list[int | None] = [None] * self.length
+        sure: list[float | None] = [None] * self.length
         for position, token in self.given:
             tokens[position] = token
-        for index, record in enumerate(self.steps[: len(self.steps) if step is None else step]):
+        for index, step in enumerate([*self.steps, None]):
+            if step is not None:
+                yield tokens, sure
             for _, position, token in self.changes_before(index):
-                tokens[position] = token
-            for position in record.masked:
-                tokens[position] = None
-            for position, token in record.revealed_ids():
-                tokens[position] = token
-        return tokens
+                tokens[position], sure[position] = token, None
+            if step is None:
+                yield tokens, sure
+                return
+            revealed = set(step.revealed)
+            for position, token, confidence in zip(step.masked, step.proposals, step.confidences, strict=True):
+                settled = position in revealed
+                tokens[position], sure[position] = (token, confidence) if settled else (None, None)
+
+    def canvas(self, step: int | None = None) -> list[int | None]:
+        """Ids at every answer position after `step` steps (all of them by default); None = masked."""
+        wanted = len(self.steps) if step is None else step
+        return list(next(islice(self.replay(), wanted, None))[0])
 
     def changes_before(self, step: int) -> list[list[int | None]]:
         """What a person changed right before step number `step`."""
@@ -162,7 +177,8 @@ class DenoisingTrace:
         begun = copy.copy(self)
         begun.settings, begun.finish_reason = dict(settings), None
         begun.vocabulary, begun.steps = dict(self.vocabulary), self.steps[:step]
-        begun.changes = [change for change in self.changes if change[0] < step]
+        last = step == len(self.steps)  # what was changed after the last step, and no step has followed
+        begun.changes = [change for change in self.changes if change[0] < step or (last and change[0] == step)]
         begun.changes += [[step, position, token] for position, token in sorted(changes.items())]
         begun.parent = {"run": run, "step": step, "settings": self.settings, "parent": self.parent}
         return begun
@@ -204,14 +220,22 @@ class DenoisingTrace:
         return sum(before != now for before, now in pairwise(counts))
 
     @property
+    def denoised(self) -> int:
+        """Answer tokens that the model settled; those that a person or a template put are not counted."""
+        *_, (ids, sure) = self.replay()
+        stop = set(self.model.get("eos_token_ids", []))
+        answer = takewhile(lambda place: place[0] not in stop, zip(ids, sure, strict=True))
+        return sum(confidence is not None for _, confidence in answer)
+
+    @property
     def tokens_per_forward(self) -> float:
-        """Answer tokens per denoising forward."""
-        return len(self.answer_ids()) / self.passes if self.steps else 0.0
+        """Denoised answer tokens per denoising forward."""
+        return self.denoised / self.passes if self.steps else 0.0
 
     @property
     def tokens_per_second(self) -> float:
-        """Answer tokens per second of compute, prefill included."""
-        return len(self.answer_ids()) / self.seconds if self.seconds > 0 else 0.0
+        """Denoised answer tokens per second of compute, prefill included."""
+        return self.denoised / self.seconds if self.seconds > 0 else 0.0
 
     # -- JSON --------------------------------------------------------------------------------------------
 
@@ -302,6 +326,15 @@ def _check_header(data: dict[str, Any]) -> None:
     for name in ("images", "steps", "given", "changes"):
         if not isinstance(data.get(name, []), list):
             raise TraceError(f"{name}: expected a list, got {type(data[name]).__name__}.")
+    _check_number(data.get("prefill_milliseconds", 0.0), "prefill_milliseconds")
+    stops = data["model"].get("eos_token_ids", [])
+    if not isinstance(stops, list) or not all(_is_count(token) for token in stops):
+        raise TraceError(f"model.eos_token_ids: expected a list of ids, got {stops!r}.")
+    messages = data["prompt"].get("messages", [])
+    if not isinstance(messages, list) or not all(
+        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("text"), str) for m in messages
+    ):
+        raise TraceError("prompt.messages: expected a list of {role, text}.")
     if data.get("finish_reason") not in (None, *FINISH_REASONS):
         raise TraceError(f"finish_reason: expected one of {', '.join(FINISH_REASONS)}, got {data['finish_reason']!r}.")
     for i, pair in enumerate(data.get("given", [])):
@@ -324,6 +357,11 @@ def _check_parent(parent: Any, where: str = "parent") -> None:
     if not isinstance(parent.get("settings"), dict):
         raise TraceError(f"{where}.settings: expected an object of settings.")
     _check_parent(parent.get("parent"), where + ".parent")
+
+
+def _check_number(value: Any, where: str) -> None:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
+        raise TraceError(f"{where}: expected a number of 0 or more, got {value!r}.")
 
 
 def _is_count(value: Any) -> bool:
@@ -356,6 +394,10 @@ def _read_step(data: Any, index: int, length: int) -> TraceStep:
     for value in step.confidences:
         if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
             raise TraceError(f"{where}.confidences: {value!r} is not a probability between 0 and 1.")
+    _check_number(step.milliseconds, f"{where}.milliseconds")
+    for name in ("block", "step", "forwards"):
+        if not _is_count(getattr(step, name)):
+            raise TraceError(f"{where}.{name}: expected a whole number of 0 or more, got {getattr(step, name)!r}.")
     if step.known is not None and not _is_count(step.known):
         raise TraceError(f"{where}.known: expected a whole number of 0 or more, got {step.known!r}.")
     if len(step.span) != 2:

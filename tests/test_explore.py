@@ -139,7 +139,7 @@ def test_closing_keeps_the_next_run_from_starting():
     ("change", "about", "says"),
     [
         ({"block_sizes": range(1, 18), "steps": [1], "strategies": ["factor", "random", "margin", STATIC]}, "settings",
-         "block_size x steps x strategy gives 68 combinations, and at most 64"),
+         "These block sizes, steps and strategies make 68 combinations, and at most 64"),
         ({"block_sizes": [2], "steps": [4]}, "settings", "more steps than its block has tokens"),
         ({"strategies": []}, "settings", "nothing was chosen"),
         ({"repeats": 0}, "settings", "repeats must be a whole number from 1 to 5"),

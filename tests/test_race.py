@@ -171,6 +171,7 @@ def changed_by_hand() -> DenoisingTrace:
     again = trace.steps[1].revealed[0]
     last = trace.steps[3]
     last.masked, last.proposals = [*last.masked, again], [*last.proposals, 100]
+    last.confidences = [*last.confidences, 0.5]
     return trace
 
 

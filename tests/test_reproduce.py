@@ -139,6 +139,7 @@ def test_every_experiment_gives_its_rows(tiny):
     rows = {name: list(values["rows"]) for name, values in made["experiments"].items()}
     assert set(rows) == set(EXPERIMENTS)
     assert rows["conversion"] == ["parent", "10 %", "25 %"]
+    assert rows["recipe"] == ["parent", "parent, trained on", "10 %", "25 %"]
     assert rows["ar_lm"] == ["autoregressive", "diffusion"]
     assert rows["scratch"] == ["as many", "2 x"]
     assert rows["options"] == ["off", *OPTIONS]
@@ -146,6 +147,9 @@ def test_every_experiment_gives_its_rows(tiny):
     scale = SCALES["tiny"]
     samples = {name: row["samples"]["mean"] for name, row in made["experiments"]["conversion"]["rows"].items()}
     assert samples["parent"] == scale.parent and samples["10 %"] == scale.share(10)
+    of_recipe = made["experiments"]["recipe"]["rows"]
+    assert of_recipe["parent"]["accuracy"] == made["experiments"]["conversion"]["rows"]["parent"]["accuracy"]
+    assert of_recipe["parent, trained on"]["samples"] == of_recipe["10 %"]["samples"]
     one = made["experiments"]["decoding"]["rows"]
     assert one["autoregressive"]["tokens_per_forward"]["mean"] == 1.0
     assert one["steps 1"]["processor_seconds"]["mean"] > 0
@@ -208,10 +212,13 @@ def row(*accuracies, **more):
 
 def test_verdicts_follow_their_rules():
     table = {"parent": row(0.9, 0.9), "1 %": row(0.2, 0.3), "5 %": row(0.8, 0.8), "10 %": row(0.87, 0.87)}
-    kept, moonshot = findings.conversion({"conversion": table})
+    short = {"parent": row(0.9, 0.9), "10 %": row(0.45, 0.45)}
+    trained = {"parent, trained on": row(0.95, 0.95)}  # no conversion
+    kept, moonshot = findings.recipe({"recipe": table | trained, "conversion": short})
     assert kept["held"] and not moonshot["held"]
-    assert "10 % of the samples: 96.7 ± 0.0 %" in kept["measured"]
-    assert not findings.conversion({"conversion": table | {"10 %": row(0.8, 0.8)}})[0]["held"]
+    assert "10 % of the samples: 96.7 ± 0.0 %" in kept["measured"] and "trained on" not in kept["measured"]
+    assert kept["measured"].endswith("keep 50.0 ± 0.0 % (10 %)")
+    assert not findings.recipe({"recipe": table | {"10 %": row(0.8, 0.8)}, "conversion": short})[0]["held"]
     near, far = ({"ar_lm": {"autoregressive": row(0.8, 0.8), "diffusion": row(*d)}} for d in ((0.79, 0.79), (0.7, 0.7)))
     assert findings.ar_lm(near)[0]["held"] and not findings.ar_lm(far)[0]["held"]
     mixed = {"options": {"off": row(0.5, 0.5), "several turns": row(0.1, 0.1), "beta noise": row(0.6, 0.4),
@@ -231,7 +238,7 @@ def test_the_page_says_what_did_not_come_out_before_what_did(tiny):
         at = text.index(f"**{found['claim']}**")
         assert (at > good) is found["held"]
         assert found["measured"] in text
-    assert made["findings"]["conversion"][0]["held"] is False  # a parent of 40 samples knows nothing to keep
+    assert made["findings"]["recipe"][0]["held"] is False  # a parent of 40 samples knows nothing to keep
     assert "--experiments options --scale tiny --seeds 0" in text
 
 
@@ -254,7 +261,7 @@ def test_plots_are_made_from_the_results_file_alone(tiny):
     made = json.loads((out / "results.json").read_text())
     drawn = plots.figures(made)
     line = drawn["conversion"].axes[0].containers[0][0]
-    rows = made["experiments"]["conversion"]["rows"]
+    rows = made["experiments"]["recipe"]["rows"]
     assert list(line.get_xdata()) == [10.0, 25.0]
     assert list(line.get_ydata()) == [rows[name]["accuracy"]["mean"] for name in ("10 %", "25 %")]
     assert [text.get_text() for text in drawn["options"].axes[0].get_yticklabels()] == ["off", *OPTIONS]

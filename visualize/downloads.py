@@ -35,7 +35,7 @@ def download(trace: DenoisingTrace | None, file: str, mode: str = "light") -> An
 
 
 def _picture(trace: DenoisingTrace, number: str) -> Answer:
-    data = trace.images[int(number)].data if number.isdigit() and int(number) < len(trace.images) else None
+    data = trace.images[int(number)].data if number.isdecimal() and int(number) < len(trace.images) else None
     if not data:
         return _refused(404, "There is no such picture.")
     return 200, "image/jpeg", base64.b64decode(data.split(",", 1)[1])

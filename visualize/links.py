@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import urlencode
 
+NO_PICTURE = "A link holds the question and the settings; your own picture can't be part of it."
 LONGEST = 2000  # characters of a question in a link; browsers and servers take more, people don't
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -10,11 +11,21 @@ from visualize import strings
 from visualize.theme import DARK, LIGHT, Palette
 
 SAY_SCRIPT = strings.script("page") + "\nsayAll(element);"
-HEADER_SCRIPT = SAY_SCRIPT
-LINK_SCRIPT = """(query) => {
+HEADER_SCRIPT = SAY_SCRIPT + """
+const dark = document.getElementById("dvl-dark");
+if (dark) dark.setAttribute("aria-label", say("page.dark"));"""
+_COPIED = json.dumps(strings.table("page")["page.link-copied"])
+LINK_SCRIPT = f"""(query) => {{
   history.replaceState(null, "", location.pathname + query);
-  if (navigator.clipboard) navigator.clipboard.writeText(location.href).catch(() => {});
-}"""
+  const button = document.getElementById("dvl-link");
+  const said = button.textContent;
+  const copied = {_COPIED}[navigator.language.startsWith("zh") ? "zh" : "en"];
+  if (!navigator.clipboard || said === copied) return;
+  navigator.clipboard.writeText(location.href).then(() => {{
+    button.textContent = copied;
+    setTimeout(() => {{ button.textContent = said; }}, 1600);
+  }}).catch(() => {{}});
+}}"""
 
 # The strip's pictures get their address, and its buttons their voice, in the browser.
 EXAMPLES_SCRIPT = """
@@ -28,7 +39,10 @@ element.addEventListener("click", (event) => {
 NOTICE_TEMPLATE = '<p class="dvl-notice" role="alert"></p>'
 NOTICE_SCRIPT = strings.script("page", "trouble") + """
 const sentence = element.querySelector("p");
-watch("value", () => { sentence.textContent = props.value ? sayTrouble(props.value) : ""; });"""
+watch("value", () => {
+  sentence.textContent = props.value ? sayTrouble(props.value) : "";
+  if (props.value) bringBackIntoView(sentence);
+});"""
 
 
 # On a phone the settings start folded: chat first, the canvas under it.

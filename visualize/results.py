@@ -33,10 +33,10 @@ def figures(results: Mapping[str, Any]) -> dict[str, Figure]:
     """Every figure that the results have the rows for, by file name."""
     tables = {name: values["rows"] for name, values in results["experiments"].items()}
     made: dict[str, Figure] = {}
-    if "conversion" in tables:
-        made["conversion"] = conversion_figure(tables["conversion"])
-    if "scratch" in tables and "conversion" in tables:
-        made["ways"] = ways_figure(tables["conversion"], tables.get("ar_lm", {}), tables["scratch"])
+    if "recipe" in tables:
+        made["conversion"] = conversion_figure(tables["recipe"], tables.get("conversion", {}))
+    if "scratch" in tables and "recipe" in tables:
+        made["ways"] = ways_figure(tables["recipe"], tables.get("ar_lm", {}), tables["scratch"])
     if "options" in tables:
         made["options"] = options_figure(tables["options"])
     for name, rest in (("decoding", ""), ("bundled", "bundled-")):
@@ -48,10 +48,11 @@ def figures(results: Mapping[str, Any]) -> dict[str, Figure]:
     return made
 
 
-def conversion_figure(rows: Rows) -> Figure:
-    """Accuracy after conversion against the share of the parent's samples: the average, and every task."""
+def conversion_figure(rows: Rows, short: Rows) -> Figure:
+    """Accuracy after conversion against the share of the parent's samples: the average, that of short conversions, and
+    every task."""
     figure, (left, right) = _figure(2, (10, 3.9))
-    shares = [name for name in rows if name != "parent"]
+    shares = _shares(rows)
     x = [float(name.split()[0]) for name in shares]
     parent = rows["parent"]["accuracy"]
     left.axhspan(*_band(parent), color=LIGHT.mask, alpha=0.5, linewidth=0)
@@ -60,7 +61,10 @@ def conversion_figure(rows: Rows) -> Figure:
     left.annotate("parent", (x[0], parent["mean"]), (0, 4), textcoords="offset points", fontsize=8, color=LIGHT.accent)
     left.annotate("95 % of it", (x[0], 0.95 * parent["mean"]), (0, -11), textcoords="offset points", fontsize=8,
                   color=LIGHT.muted)
-    _line(left, x, [rows[name]["accuracy"] for name in shares], 0)
+    _line(left, x, [rows[name]["accuracy"] for name in shares], 0, "as long as the parent")
+    if short:
+        _line(left, x, [short[name]["accuracy"] for name in shares], 1, "short, published objective")
+        left.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink, loc="lower right")
     for number, task in enumerate(rows["parent"]["tasks"]):
         _line(right, x, [rows[name]["tasks"][task] for name in shares], number, task)
     for axes, title in ((left, "average over tasks"), (right, "by task")):
@@ -73,10 +77,10 @@ def conversion_figure(rows: Rows) -> Figure:
     return figure
 
 
-def ways_figure(conversion: Rows, ar_lm: Rows, scratch: Rows) -> Figure:
+def ways_figure(recipe: Rows, ar_lm: Rows, scratch: Rows) -> Figure:
     """How a model came about, and its accuracy: one line per way."""
-    entries = [("AR-VLM (parent)", conversion["parent"])]
-    entries += [(f"AR-VLM → dVLM, {name}", row) for name, row in conversion.items() if name != "parent"]
+    entries = [("AR-VLM (parent)", recipe["parent"])]
+    entries += [(f"AR-VLM → dVLM, {name}", recipe[name]) for name in _shares(recipe)]
     entries += [("AR-LM → AR-VLM" if name == "autoregressive" else "AR-LM → dVLM", row) for name, row in ar_lm.items()]
     entries += [(f"dVLM from scratch, {name}", row) for name, row in scratch.items()]
     labels = [f"{name}  ({row['samples']['mean']:,.0f} samples)" for name, row in entries]
@@ -164,6 +168,11 @@ def save(results: Mapping[str, Any], folder: Path) -> list[Path]:
 
 def _exam(rows: Rows) -> Rows:
     return {name: row for name, row in rows.items() if not name.startswith(SUDOKU)}
+
+
+def _shares(rows: Rows) -> list[str]:
+    """Rows of conversions, named by percent of the parent's samples."""
+    return [name for name in rows if name.endswith(" %")]
 
 
 def _names(rows: Rows, start: str) -> list[str]:

@@ -82,14 +82,21 @@ class Canvas:
         """
         if not 0 <= step <= len(trace.steps):
             raise ValueError(f"step must be from 0 to {len(trace.steps)}, the steps of the trace; got {step}.")
-        tokens = trace.canvas(step)
-        for position, token in {**dict.fromkeys(remask), **(edits or {})}.items():
+        tokens, again = trace.canvas(step), set(remask)
+        for position, token in {**dict.fromkeys(again), **(edits or {})}.items():
             if not 0 <= position < len(tokens):
                 raise ValueError(f"position {position} lies outside the answer's {len(tokens)} positions.")
             tokens[position] = token
-        resume = (0, 0)
-        if step < len(trace.steps):
-            resume = (trace.steps[step].block, trace.steps[step].step)
-        elif trace.steps:
-            resume = (trace.steps[-1].block, trace.steps[-1].step + 1)
-        return cls(tuple(tokens), resume)
+        return cls(tuple(tokens), cls._resumed(trace, step, again))
+
+    @staticmethod
+    def _resumed(trace: DenoisingTrace, step: int, again: set[int]) -> tuple[int, int]:
+        """Where the schedule goes on. A block that has masks again begins its schedule anew: the steps that are left of
+        it were meant for the masks that were left."""
+        if not trace.steps:
+            return 0, 0
+        follows = step < len(trace.steps)
+        at = trace.steps[step if follows else -1]
+        over = not follows and trace.finish_reason in ("eos", "length")
+        anew = over or any(at.span[0] <= position < at.span[1] for position in again)
+        return at.block, 0 if anew else at.step + (not follows)

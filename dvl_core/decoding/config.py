@@ -11,6 +11,12 @@ from .strategies import STRATEGIES
 MAX_BLOCK_SIZE = 4096
 MAX_NEW_TOKENS = 65536
 MAX_LOOKAHEAD = 8
+MIN_TEMPERATURE = 1e-3  # logits are divided by it, and have to stay finite
+
+
+def _said(value: object) -> str:
+    """A wrong value in a sentence; an empty field of a page is None."""
+    return "nothing" if value is None else repr(value)
 
 
 @dataclass(frozen=True)
@@ -25,7 +31,7 @@ class DecodingConfig:
         threshold: for `low_confidence_dynamic`: reveal every token at least this confident. 0 to 1.
         entropy_bound: for `entropy_bound`: bound on the joint uncertainty of one step, in nats. 0 or more.
         factor: for `factor`: how much uncertainty one step may take on. Above 0.
-        temperature: 0 proposes the most likely token, above 0 samples. 0 to 10.
+        temperature: 0 proposes the most likely token, above 0 samples. 0, or 0.001 to 10.
         top_k: sample among the k most likely tokens only; 0 = all.
         top_p: sample among the likeliest tokens that hold this much probability. Above 0, up to 1.
         seed: of everything random. 0 to 2^63 - 1.
@@ -62,6 +68,8 @@ class DecodingConfig:
         self._check_real("entropy_bound", 0.0, 1000.0)
         self._check_real("factor", 0.0, 1000.0, open_below=True)
         self._check_real("temperature", 0.0, 10.0)
+        if 0 < self.temperature < MIN_TEMPERATURE:
+            raise ValueError(f"temperature must be 0, or from {MIN_TEMPERATURE} on; got {self.temperature!r}.")
         self._check_real("top_p", 0.0, 1.0, open_below=True)
         if not isinstance(self.strategy, str) or self.strategy not in STRATEGIES:
             raise ValueError(f"strategy must be one of {', '.join(STRATEGIES)}; got {self.strategy!r}.")
@@ -71,14 +79,14 @@ class DecodingConfig:
     def _check_whole(self, name: str, low: int, high: int) -> None:
         value = getattr(self, name)
         if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
-            raise ValueError(f"{name} must be a whole number from {low} to {high}; got {value!r}.")
+            raise ValueError(f"{name} must be a whole number from {low} to {high}; got {_said(value)}.")
 
     def _check_real(self, name: str, low: float, high: float, open_below: bool = False) -> None:
         value = getattr(self, name)
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
         if not is_number or not low <= value <= high or (open_below and value == low):
             start = f"above {low:g} up to" if open_below else f"from {low:g} to"
-            raise ValueError(f"{name} must be a number {start} {high:g}; got {value!r}.")
+            raise ValueError(f"{name} must be a number {start} {high:g}; got {_said(value)}.")
 
     def transfers(self, total: int | None = None) -> list[int]:
         """Least number of tokens each of the `steps` reveals: an even split, the remainder on the first steps.

@@ -159,7 +159,9 @@ class SafeEncoder:
         return self  # a processor is deep-copied to be described; its vocabulary need not be
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; what spells a control token is encoded as the characters it is made of."""
+        """Ids of plain text; what spells a control token is encoded as the characters it is made of, and half of a
+        surrogate pair, which is no character, as a question mark."""
+        text = text.encode("utf-8", "replace").decode("utf-8")
         ids = self._encode(text)
         if self._forbidden.isdisjoint(ids):
             return ids

@@ -33,6 +33,7 @@ OPTIONS: dict[str, Options] = {  # "off" is the conversion of the same length
     "several turns": Options(chain=True),
     "several turns, auto-truncation": Options(chain=True, truncation=True),
 }
+RECIPE = Options(beta_noise=True, complementary=True, ar_weight=0.5)  # those that helped with every seed, together
 
 
 class Lab:
@@ -89,6 +90,13 @@ class Lab:
         leg = self.scale.conversion(percent)
         return self.store.weights(f"child-{percent}-{seed}", lambda: self._trained(self.parent(seed)[0], leg, seed))
 
+    def translated(self, percent: int, seed: int) -> tuple[dict, dict]:
+        """The parent after block diffusion by the recipe, on the same samples as `converted`."""
+        leg = self.scale.recipe("diffusion", "child", self.scale.share(percent))
+        return self.store.weights(
+            f"recipe-{percent}-{seed}", lambda: self._trained(self.parent(seed)[0], leg, seed, RECIPE)
+        )
+
     def loaded(self, weights: dict[str, torch.Tensor]) -> tuple[Any, Any]:
         """Model and processor of these weights; there is one model, so the last one loaded counts."""
         self.workshop.load(weights)
@@ -113,12 +121,27 @@ def conversion(lab: Lab, seed: int) -> Rows:
     return rows
 
 
-def ar_lm(lab: Lab, seed: int) -> Rows:
-    """A language model that gets a vision tower: finetuned token by token, and by block diffusion."""
-    def finetuned(kind: str) -> dict[str, Any]:
-        return lab.child(lab.words(seed)[0], lab.scale.learning(kind, "parent", lab.scale.finetune), seed)
+def recipe(lab: Lab, seed: int) -> Rows:
+    """The conversion with the options that help, for as long as the parent has learnt; beside the parent that goes on
+    learning token by token for as long, on the samples of one of the conversions."""
+    def trained_on() -> dict[str, Any]:
+        few = lab.scale.share(lab.scale.options)
+        return lab.child(lab.parent(seed)[0], lab.scale.recipe("autoregressive", "child", few), seed)
 
-    return {kind: partial(finetuned, kind) for kind in ("autoregressive", "diffusion")}
+    rows: Rows = {"parent": lambda: lab.scored(lab.parent(seed), False), "parent, trained on": trained_on}
+    for percent in lab.scale.percents:
+        rows[f"{percent} %"] = lambda percent=percent: lab.scored(lab.translated(percent, seed), True)
+    return rows
+
+
+def ar_lm(lab: Lab, seed: int) -> Rows:
+    """A language model that gets a vision tower: finetuned token by token, and by block diffusion with the recipe."""
+    def finetuned(kind: str, chosen: Options | None) -> dict[str, Any]:
+        leg = lab.scale.recipe(kind, "parent", lab.scale.finetune)
+        return lab.child(lab.words(seed)[0], leg, seed, chosen)
+
+    return {"autoregressive": partial(finetuned, "autoregressive", None),
+            "diffusion": partial(finetuned, "diffusion", RECIPE)}
 
 
 def scratch(lab: Lab, seed: int) -> Rows:
@@ -143,10 +166,10 @@ def options(lab: Lab, seed: int) -> Rows:
 
 
 def decoding(lab: Lab, seed: int) -> Rows:
-    """The conversion with the most samples, decoded in many ways, beside its parent."""
+    """The conversion by the recipe on a tenth of the samples, decoded in many ways, beside its parent."""
     questions = lab.scale.questions
     return Sweep(
-        child=lambda: lab.loaded(lab.converted(max(lab.scale.percents), seed)[0]),
+        child=lambda: lab.loaded(lab.translated(lab.scale.options, seed)[0]),
         parent=lambda: lab.loaded(lab.parent(seed)[0]),
         exam=lambda: lab.exam,
         sudokus=lambda: sudoku_exam(BLANKS, questions, ASKED, small=True),
@@ -155,5 +178,6 @@ def decoding(lab: Lab, seed: int) -> Rows:
 
 
 EXPERIMENTS: dict[str, Callable[[Lab, int], Rows]] = {
-    "conversion": conversion, "decoding": decoding, "scratch": scratch, "ar_lm": ar_lm, "options": options,
+    "conversion": conversion, "recipe": recipe, "decoding": decoding, "scratch": scratch, "ar_lm": ar_lm,
+    "options": options,
 }  # fmt: skip

@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from .rows import FIRST_SEED, Rows, chain_rows, stacked, tree_rows, vision_row, 
 from .small import BLOCK, PICTURE_TOKENS, small_model
 
 SEED_STEP = 1_000_000  # training pictures of different seeds never overlap
+kept = lru_cache(maxsize=4_096)  # rows of samples that come again are not drawn again
 
 
 @dataclass(frozen=True)
@@ -159,7 +161,7 @@ class Workshop:
         if kind == "vision":
             return lambda seeds, _: self._vision_loss(stacked([vision_row(s) for s in seeds]))
         if kind in ("words", "autoregressive"):
-            row = words_rows(self.tokenizer) if kind == "words" else tree_rows(self.tokenizer, None)
+            row = kept(words_rows(self.tokenizer) if kind == "words" else tree_rows(self.tokenizer, None))
             return lambda seeds, _: self._next_token_loss(kind, stacked([row(s) for s in seeds]))
         return self._diffusion(torch.Generator().manual_seed(seed), options)
 
@@ -177,12 +179,12 @@ class Workshop:
 
     def _diffusion(self, generator: torch.Generator, options: Options) -> Callable[[list[int], float], Tensor]:
         rows: dict[int, Callable[[int], Rows]] = {}
-        causal = tree_rows(self.tokenizer, None)
+        causal = kept(tree_rows(self.tokenizer, None))
 
         def loss_of(seeds: list[int], progress: float) -> Tensor:
             size = annealed_block_size(progress, BLOCK) if options.annealing else BLOCK
             if size not in rows:
-                rows[size] = (chain_rows if options.chain else tree_rows)(self.tokenizer, size)
+                rows[size] = kept((chain_rows if options.chain else tree_rows)(self.tokenizer, size))
             batch = stacked([rows[size](s) for s in seeds])
             blocks = answer_blocks(batch, size)
             noises = [draw_noise(blocks, generator, progress if options.beta_noise else None)]

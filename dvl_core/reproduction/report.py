@@ -8,7 +8,8 @@ from typing import Any
 from .findings import plus_minus
 
 TITLES = {
-    "conversion": "AR-VLM → dVLM: accuracy kept, by conversion samples",
+    "recipe": "AR-VLM → dVLM: accuracy kept, by conversion samples",
+    "conversion": "AR-VLM → dVLM: short conversions by the published objective",
     "ar_lm": "AR-LM → dVLM, against the same language model finetuned autoregressively",
     "scratch": "Block diffusion from scratch, beside the other ways",
     "decoding": "Block size, steps and threshold",
@@ -16,8 +17,8 @@ TITLES = {
     "bundled": "Block size, steps and threshold: the bundled model",
 }
 FIGURES = {
-    "conversion": ("conversion",), "ar_lm": (), "scratch": ("ways",), "decoding": ("decoding", "tasks", "sudoku"),
-    "options": ("options",), "bundled": ("bundled", "bundled-tasks", "bundled-sudoku"),
+    "recipe": ("conversion",), "conversion": (), "ar_lm": (), "scratch": ("ways",), "options": ("options",),
+    "decoding": ("decoding", "tasks", "sudoku"), "bundled": ("bundled", "bundled-tasks", "bundled-sudoku"),
 }  # experiment -> plots that visualize.results makes
 HOW = (
     "Accuracy is exact match on unseen questions, averaged over tasks. Numbers are mean ± sample standard deviation "

@@ -21,7 +21,9 @@ class Scale:
         visits: pictures that a conversion, or diffusion from scratch, sees at least; with fewer samples it goes
             through them several times.
         scratch: percent of `parent` that the small run from scratch sees; `times` as many in the large one.
-        options: percent of `parent` that conversions with training options see.
+        options: percent of `parent` that conversions with training options see, and the one that is decoded in many
+            ways.
+        recipe_visits: pictures that every run by the recipe sees, as many as the parent's own.
         batch: samples per update; conversion_batch: of conversions, which would see few updates otherwise.
         questions: per task and model in scoring.
     """
@@ -35,6 +37,7 @@ class Scale:
     scratch: int = 2
     times: int = 20
     options: int = 10
+    recipe_visits: int = 8_000
     batch: int = 16
     conversion_batch: int = 8
     questions: int = 48
@@ -63,6 +66,10 @@ class Scale:
         samples = self.share(percent)
         return Leg("diffusion", "child", samples, self.conversion_batch, 0.01, 1e-3, visits=self.visits)
 
+    def recipe(self, kind: str, stage: str, samples: int) -> Leg:
+        """A leg that finetunes for as long as the parent has learnt."""
+        return Leg(kind, stage, samples, self.batch, 0.01, 1e-3, visits=self.recipe_visits)
+
     def to_json(self) -> dict[str, Any]:
         """The fields as JSON-ready data."""
         return asdict(self) | {"percents": list(self.percents)}
@@ -71,5 +78,5 @@ class Scale:
 SCALES = {
     "small": Scale(),
     "tiny": Scale(vision=8, words=8, parent=40, finetune=8, percents=(10, 25), visits=8, scratch=10, times=2,
-                  options=10, batch=4, conversion_batch=4, questions=1),
+                  options=10, recipe_visits=8, batch=4, conversion_batch=4, questions=1),
 }  # fmt: skip

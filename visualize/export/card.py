@@ -144,8 +144,8 @@ class Card:
             "block": f"{canvas.block} of {canvas.blocks}" if canvas.blocks else "",
             "step": f"{step.step + 1 if step else 0} of {canvas.steps}" if canvas.blocks else "",
             "forwards": str(step.forwards) if step else "–",
-            "tokens per forward": f"{canvas.answered / canvas.count:.2f}" if canvas.count else "–",
-            "tokens/s": f"{canvas.answered / seconds:.0f}" if canvas.count and seconds > 0 else "–",
+            "tokens per forward": f"{canvas.denoised / canvas.passes:.2f}" if canvas.passes else "–",
+            "tokens/s": f"{canvas.denoised / seconds:.0f}" if canvas.count and seconds > 0 else "–",
         }
         shown = {name: value for name, value in values.items() if value}
         for index, (name, value) in enumerate(shown.items()):

@@ -50,9 +50,10 @@ class Canvas:
         step: the last of them, None before the first.
         cells: the positions that are shown.
         hidden: blocks ahead that are not.
-        block, blocks: ordinal of the block being denoised, from 1, and how many there are; 0 and 0 without blocks.
-        steps: steps that the block takes by its settings, or has taken already.
-        answered: answer tokens so far.
+        block, blocks: ordinal of the block being denoised, from 1, and how many the run used; 0 and 0 without blocks.
+        steps: steps that the block takes by its settings, or has taken already; at most one for each of its tokens.
+        denoised: answer tokens settled by the model so far, those that a template or a person put not counted.
+        passes: denoising forwards so far, the prefill not counted.
         milliseconds: compute time so far, prefill included.
     """
 
@@ -63,25 +64,22 @@ class Canvas:
     block: int
     blocks: int
     steps: int
-    answered: int
+    denoised: int
+    passes: int
     milliseconds: float
 
 
 def canvases(trace: DenoisingTrace, counts: Sequence[int] | None = None) -> Iterator[Canvas]:
     """The canvas after each of `counts` steps, ascending; by default after 0, 1, ... all steps."""
     wanted = set(range(len(trace.steps) + 1) if counts is None else counts)
-    confidences: dict[int, float] = {}
-    milliseconds = trace.prefill_milliseconds
-    for count in range(len(trace.steps) + 1):
+    milliseconds, passes, forwards = trace.prefill_milliseconds, 0, 0
+    for count, (ids, confidences) in enumerate(trace.replay()):
         if count:
             step = trace.steps[count - 1]
             milliseconds += step.milliseconds
-            for position in [*step.masked, *(position for _, position, _ in trace.changes_before(count - 1))]:
-                confidences.pop(position, None)
-            sure = dict(zip(step.masked, step.confidences, strict=True))
-            confidences |= {position: sure[position] for position in step.revealed}
+            passes, forwards = passes + (step.forwards != forwards), step.forwards
         if count in wanted:
-            yield _canvas(trace, count, confidences, milliseconds)
+            yield _canvas(trace, count, list(ids), list(confidences), passes, milliseconds)
 
 
 def finished(trace: DenoisingTrace) -> Canvas:
@@ -89,8 +87,8 @@ def finished(trace: DenoisingTrace) -> Canvas:
     return next(canvases(trace, [len(trace.steps)]))
 
 
-def _canvas(trace: DenoisingTrace, count: int, confidences: dict[int, float], milliseconds: float) -> Canvas:
-    ids = trace.canvas(count)
+def _canvas(trace: DenoisingTrace, count: int, ids: list[int | None], confidences: list[float | None], passes: int,
+            milliseconds: float) -> Canvas:
     step = trace.steps[count - 1] if count else None
     complete = count == len(trace.steps)
     stops = set(trace.model.get("eos_token_ids", []))
@@ -113,7 +111,7 @@ def _canvas(trace: DenoisingTrace, count: int, confidences: dict[int, float], mi
             Cell(
                 kind=kind,
                 text=texts[position].text,
-                confidence=confidences.get(position),
+                confidence=confidences[position],
                 fresh=step is not None and not complete and position in step.revealed,
                 ahead=0 if token is not None else max(complete, block - active),
                 active=not complete and block == active,
@@ -121,10 +119,11 @@ def _canvas(trace: DenoisingTrace, count: int, confidences: dict[int, float], mi
             )
         )
     hidden = 0 if complete and end < len(ids) else sum(start >= shown for start in starts)
-    answered = sum(token is not None for token in ids[:end])
-    place = (active + 1, len(starts)) if blocks else (0, 0)
+    denoised = sum(confidence is not None for confidence in confidences[:end])
+    last = trace.steps[-1].span[0] if trace.steps else 0
+    place = (active + 1, max(active + 1, bisect_right(starts, last))) if blocks else (0, 0)
     steps = max(block_shape(trace, count)[1], step.step + 1 if step else 0)
-    return Canvas(count, step, cells, hidden, *place, steps, answered, milliseconds)
+    return Canvas(count, step, cells, hidden, *place, steps, denoised, passes, milliseconds)
 
 
 def all_block_starts(trace: DenoisingTrace, count: int) -> list[int]:
@@ -150,7 +149,8 @@ def block_shape(trace: DenoisingTrace, count: int) -> tuple[int, int]:
     while parent is not None and count <= parent["step"]:
         settings, parent = parent["settings"], parent.get("parent")
     size, steps = settings.get("block_size"), settings.get("steps")
-    return (size if _is_positive(size) else 1), (steps if _is_positive(steps) else 1)
+    size = size if _is_positive(size) else 1
+    return size, min(size, steps) if _is_positive(steps) else 1
 
 
 def _is_positive(value: object) -> bool:

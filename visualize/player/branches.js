@@ -43,7 +43,7 @@ function createBranches(slot, actions) {
     button.className = "dvl-run-name";
     button.setAttribute("aria-current", run.id === shown);
     button.appendChild(document.createElement("b")).textContent = say("player.run", { n: known.indexOf(run) + 1 });
-    button.appendChild(document.createElement("span")).textContent = about(run);
+    button.appendChild(document.createElement("span")).textContent = about(run, known);
     button.addEventListener("click", () => actions.show(run.id));
     const label = line.appendChild(document.createElement("label"));
     const box = label.appendChild(document.createElement("input"));
@@ -58,8 +58,9 @@ function createBranches(slot, actions) {
     return line;
   }
 
-  // What makes this run different from the one it left: where, and how many tokens a person changed.
-  function about(run) {
+  // What makes this run different: from the one it left, where, and how many tokens a person changed; from the other
+  // questions, its question and the settings that are not the same in all of them.
+  function about(run, known) {
     const { parent, changes = [], settings } = run.header;
     const words = [];
     if (parent) {
@@ -68,11 +69,24 @@ function createBranches(slot, actions) {
       if (own) words.push(say(own === 1 ? "player.one-change" : "player.n-changes", { n: own }));
       const other = Object.keys(settings).filter((name) => settings[name] !== parent.settings[name]);
       for (const name of other.slice(0, 2)) words.push(name.replaceAll("_", " ") + " " + settings[name]);
-    } else words.push(question(run), say("player.block-by-steps", { size: settings.block_size, steps: settings.steps }));
+    } else {
+      words.push(question(run), say("player.block-by-steps", { size: settings.block_size, steps: settings.steps }));
+      words.push(...ownSettings(settings, known.filter((other) => !other.header.parent)));
+      if ((run.header.given || []).length) words.push(say("player.by-template"));
+    }
     if ((run.header.prompt || {}).occluded) words.push(say("player.occluded"));
     if (run.recorded) words.push(say("player.recorded"));
     words.push(say("player.n-steps", { n: knownSteps(run) }));
     return words.join(" · ");
+  }
+
+  function ownSettings(settings, others) {
+    const kept = new Set(["block_size", "steps"]); // are said anyway
+    const differ = Object.keys(settings).filter((name) => !kept.has(name)
+      && others.some((other) => other.header.settings[name] !== settings[name]));
+    const used = { threshold: "low_confidence_dynamic", entropy_bound: "entropy_bound", factor: "factor" };
+    return differ.filter((name) => !used[name] || used[name] === settings.strategy)
+      .map((name) => (name === "strategy" ? settings[name] : name + " " + settings[name]).replaceAll("_", " "));
   }
 
   function question(run) {

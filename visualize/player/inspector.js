@@ -26,7 +26,7 @@ function createInspector(slot, actions) {
     const id = changed ? changes.edits.get(position) : state.ids[position];
     slot["inspected"].textContent = say("player.inspected", { position });
     slot["inspected-text"].textContent = id === null ? "▢" : shownText(run, id);
-    paintFacts(run, state, position, entry, id);
+    paintFacts(run, state, position, entry, id, changed);
     paintCandidates(run, state, position, entry);
     paintHistory(run, all, cursor);
     paintActions(id, position, changes);
@@ -43,10 +43,24 @@ function createInspector(slot, actions) {
     return [...(run.vocabulary.get(id) || [])].map((byte) => byte.toString(16).padStart(2, "0")).join(" ");
   }
 
-  function paintFacts(run, state, position, entry, id) {
+  // A token that a person or a template put was never proposed: it has an origin instead of a step and a confidence.
+  function paintFacts(run, state, position, entry, id, changed) {
     const facts = [];
     const add = (name, value) => facts.push([say("player.fact-" + name), value]);
     if (id !== null) add("id", String(id));
+    const given = (run.header.given || []).some(([place, token]) => place === position && token === id);
+    if (id !== null && (changed || state.confidences[position] === null)) {
+      add("origin", say(given && !changed ? "player.given" : "player.put-by-hand"));
+    } else paintProposal(run, state, position, entry, id, add);
+    slot["facts"].textContent = "";
+    for (const [name, value] of facts) {
+      const pair = slot["facts"].appendChild(document.createElement("div"));
+      pair.appendChild(document.createElement("dt")).textContent = name;
+      pair.appendChild(document.createElement("dd")).textContent = value;
+    }
+  }
+
+  function paintProposal(run, state, position, entry, id, add) {
     const reveals = proposalsAt(run, position).filter((found) => found.revealed && found.index < state.count);
     const reveal = reveals[reveals.length - 1];
     if (id !== null && reveal) {
@@ -56,12 +70,6 @@ function createInspector(slot, actions) {
     if (entry) add("confidence", entry.confidence.toFixed(3));
     if (entry && entry.candidates && entry.candidates.length > 1) add("margin", (entry.candidates[0][1] - entry.candidates[1][1]).toFixed(3));
     if (entry && entry.entropy !== null) add("entropy", say("player.nats", { value: entry.entropy.toFixed(3) }));
-    slot["facts"].textContent = "";
-    for (const [name, value] of facts) {
-      const pair = slot["facts"].appendChild(document.createElement("div"));
-      pair.appendChild(document.createElement("dt")).textContent = name;
-      pair.appendChild(document.createElement("dd")).textContent = value;
-    }
   }
 
   function paintCandidates(run, state, position, entry) {

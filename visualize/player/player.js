@@ -179,11 +179,12 @@ function createDiffusionPlayer(host, options) {
     const prefill = run.prefill || run.header.prefill_milliseconds;
     const seconds = (prefill + state.milliseconds) / 1000;
     const of = (n, total) => say("player.n-of-m", { n, total });
-    slot["block"].textContent = of(active + 1, bounds.length);
+    const used = run.total ? activeBlock(bounds, run.steps[run.total - 1]) + 1 : bounds.length; // of a finished run
+    slot["block"].textContent = of(active + 1, Math.max(used, active + 1));
     slot["step"].textContent = last ? of(last.step + 1, Math.max(shape.steps, last.step + 1)) : of(0, shape.steps);
     slot["forwards"].textContent = last ? last.forwards : "–";
-    slot["per-forward"].textContent = cursor ? (state.answered / passesOf(run.steps, cursor)).toFixed(2) : "–";
-    slot["per-second"].textContent = cursor && seconds > 0 ? Math.round(state.answered / seconds) : "–";
+    slot["per-forward"].textContent = cursor ? (state.denoised / passesOf(run.steps, cursor)).toFixed(2) : "–";
+    slot["per-second"].textContent = cursor && seconds > 0 ? Math.round(state.denoised / seconds) : "–";
     slot["prefill"].textContent = prefill > 0 ? Math.round(prefill) + " ms" : "–";
   }
 
@@ -310,6 +311,7 @@ function createDiffusionPlayer(host, options) {
     for (const [id, entry] of tokens) run.vocabulary.set(id, entryBytes(entry));
     slot["edit-form"].hidden = true;
     changes.putText(selected, tokens, ids, slot["edit-rest"].checked);
+    if (innerWidth <= 700) slot["canvas"].scrollIntoView({ block: "nearest" }); // where the new text stands
   }
 
   const typed = createKeyboard(root, {

@@ -60,11 +60,20 @@ function stateAt(run, count) {
   from.count = count;
   run.reached = from;
   const last = count ? run.steps[count - 1] : null;
-  const state = { ...from, last, fresh: new Set(last ? last.revealed : []), isEnd: (id) => isEnd(run, id) };
+  const state = { ...from, ...changedLast(run, from), last, fresh: new Set(last ? last.revealed : []), isEnd: (id) => isEnd(run, id) };
   const end = from.ids.findIndex(state.isEnd);
   state.end = end < 0 ? run.header.length : end;
-  state.answered = state.ids.slice(0, state.end).filter((id) => id !== null).length;
+  state.denoised = state.confidences.slice(0, state.end).filter((sure) => sure !== null).length;
   return state;
+}
+
+// Ids and confidences with what a person changed after the newest step, which no step has followed.
+function changedLast(run, { ids, confidences, count }) {
+  const own = count === knownSteps(run) ? (run.header.changes || []).filter(([at]) => at === count) : [];
+  if (!own.length) return { ids, confidences };
+  const next = { ids: ids.slice(), confidences: confidences.slice() };
+  for (const [, position, id] of own) { next.ids[position] = id; next.confidences[position] = null; }
+  return next;
 }
 
 function blankState(run) {
@@ -85,7 +94,8 @@ function settingsAt(run, count) {
 function blockShape(run, count) {
   if (run.header.model.kind === "autoregressive") return { size: 1, steps: 1 };
   const settings = settingsAt(run, count);
-  return { size: Math.max(1, settings.block_size || 1), steps: Math.max(1, settings.steps || 1) };
+  const size = Math.max(1, settings.block_size || 1);
+  return { size, steps: Math.max(1, Math.min(size, settings.steps || 1)) }; // a step reveals a token at least
 }
 
 // Start of every block. Blocks are aligned to the prompt, whose tail shares the first one.

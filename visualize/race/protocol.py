@@ -96,13 +96,10 @@ def _lane(name: str, trace: DenoisingTrace, seconds: Sequence[float]) -> Message
 
 def _steps(trace: DenoisingTrace) -> list[Message]:
     """Per forward pass its block's span, time, and `[position, id]` of the cells it changed (id None: masked again)."""
-    canvas: dict[int, int | None] = {position: token for position, token in trace.given}
-    steps = []
-    for index, step in enumerate(trace.steps):
-        after = {position: token for _, position, token in trace.changes_before(index)}
-        after |= dict.fromkeys(step.masked)
-        after |= dict(step.revealed_ids())
-        cells = [[position, token] for position, token in after.items() if canvas.get(position) != token]
-        canvas |= after
+    states = trace.replay()
+    before, steps = list(next(states)[0]), []
+    for step, (ids, _) in zip(trace.steps, states, strict=True):
+        cells = [[position, token] for position, token in enumerate(ids) if token != before[position]]
+        before = list(ids)
         steps.append({"span": step.span, "milliseconds": step.milliseconds, "forwards": step.forwards, "cells": cells})
     return steps

@@ -118,7 +118,10 @@ function createRace(host, options) {
     const repeated = message.race === race && root.dataset.race === race;
     race = message.race;
     if (!message.result) pause();
-    else if (!repeated) load(message.result);
+    else if (!repeated) {
+      load(message.result);
+      requestAnimationFrame(() => requestAnimationFrame(() => bringIntoView(root, slot["lanes"])));
+    }
     news = message.result ? {} : message;
     schedule();
   }

@@ -12,11 +12,12 @@ function say(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? values[name] : whole));
 }
 
-// Elements with data-say get their text; data-say-label and data-say-title their aria-label and title.
+// `root` and what is in it: data-say gives an element its text, data-say-label its aria-label, data-say-title its title.
 function sayAll(root) {
-  for (const node of root.querySelectorAll("[data-say]")) node.textContent = say(node.dataset.say);
-  for (const node of root.querySelectorAll("[data-say-label]")) node.setAttribute("aria-label", say(node.dataset.sayLabel));
-  for (const node of root.querySelectorAll("[data-say-title]")) node.title = say(node.dataset.sayTitle);
+  const all = (what) => [...(root.matches && root.matches(what) ? [root] : []), ...root.querySelectorAll(what)];
+  for (const node of all("[data-say]")) node.textContent = say(node.dataset.say);
+  for (const node of all("[data-say-label]")) node.setAttribute("aria-label", say(node.dataset.sayLabel));
+  for (const node of all("[data-say-title]")) node.title = say(node.dataset.sayTitle);
 }
 
 // An error sentence that the server wrote, in that language where it is a known one ("trouble." in the texts). The name of
@@ -43,4 +44,12 @@ function bringIntoView(node, seen = node) {
   const top = seen.getBoundingClientRect().top;
   const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
   if (top > innerHeight - 120) node.scrollIntoView({ behavior: calm ? "auto" : "smooth", block: "start" });
+}
+
+// What must not be missed, such as an error, once what holds it has unfolded.
+function bringBackIntoView(node) {
+  setTimeout(() => {
+    const { top, bottom } = node.getBoundingClientRect();
+    if (bottom > top && (top < 0 || bottom > innerHeight)) node.scrollIntoView({ block: "center" });
+  }, 300);
 }
