@@ -15,7 +15,6 @@ import threading
 from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -372,8 +371,8 @@ def conversation(examples: list[dict[str, str]], recorded: Recording | None) -> 
         placeholder=say("page.chat-empty"),
     )  # fmt: skip
     box = gr.MultimodalTextbox(
-        elem_id="dvl-box", show_label=False, placeholder=say("page.box"), file_types=["image"],
-        file_count="single", max_plain_text_length=200_000, autofocus=False,
+        elem_id="dvl-box", label=say("page.question"), show_label=False, placeholder=say("page.box"),
+        file_types=["image"], file_count="single", max_plain_text_length=200_000, autofocus=False,
     )  # fmt: skip
     ask_notice = notice()
     strip = gr.HTML(
@@ -528,8 +527,8 @@ def question_of_ones_own(examples: list[dict[str, str]]) -> tuple[gr.MultimodalT
     """A picture and a question, for measuring, and the strip of all examples, which is still to be rendered."""
     first = {"text": examples[0]["question"], "files": [str(EXAMPLES / examples[0]["image"])]} if examples else None
     box = gr.MultimodalTextbox(
-        first, show_label=False, placeholder=say("page.box"), file_types=["image"], file_count="single",
-        max_plain_text_length=200_000, submit_btn=False, elem_classes="dvl-ask",
+        first, label=say("page.question"), show_label=False, placeholder=say("page.box"), file_types=["image"],
+        file_count="single", max_plain_text_length=200_000, submit_btn=False, elem_classes="dvl-ask",
     )  # fmt: skip
     strip = gr.HTML(
         html_template=look.examples_template(examples), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False,
@@ -551,14 +550,9 @@ def start_and_stop(key: str) -> tuple[gr.Button, gr.Button]:
         return start, gr.Button(say("page.stop"), size="md", interactive=False)
 
 
-def while_measuring(start: gr.Button, stop: gr.Button, running: Any) -> None:
-    """Only one of the two buttons can be pressed: the first begins the event `running`, the second ends it."""
-    def buttons(measuring: bool) -> list[gr.Button]:
-        return [gr.Button(interactive=not measuring), gr.Button(interactive=measuring)]
-
-    start.click(partial(buttons, True), None, [start, stop], **QUICK)
-    running.then(partial(buttons, False), None, [start, stop], **QUICK)
-    stop.click(partial(buttons, False), None, [start, stop], **QUICK)
+def pressable(start: gr.Button, stop: gr.Button, measuring: bool) -> dict[gr.Button, gr.Button]:
+    """Only one of these buttons can be pressed at a time."""
+    return {start: gr.Button(interactive=not measuring), stop: gr.Button(interactive=measuring)}
 
 
 def answer_length(desk: Desk) -> gr.Number:
@@ -629,7 +623,7 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
 
     def on_start(message: dict, repeats: int, length: int, *values: Any):
         name = uuid4().hex
-        yield {current: name}
+        yield {current: name, **pressable(start, stop, True)}
         try:
             half = len(values) // 2
             both = [lane(list(part), length) for part in (values[:half], values[half:])]
@@ -638,13 +632,17 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
                     yield {track: race_message(name, both, event)}
         except (EngineError, ValueError) as error:
             yield {track: race_protocol.failed_message(name, labelled(error))}
+        yield pressable(start, stop, False)
 
     running = start.click(
-        on_start, [box, repeats, length, *lanes[0], *lanes[1]], [track, current], show_progress="hidden",
+        on_start, [box, repeats, length, *lanes[0], *lanes[1]], [track, current, start, stop], show_progress="hidden",
         api_visibility="private", **shared(desk),
     )  # fmt: skip
-    stop.click(race_protocol.stopped_message, current, track, cancels=running, **QUICK)
-    while_measuring(start, stop, running)
+
+    def on_stop(name: str):
+        return {track: race_protocol.stopped_message(name), **pressable(start, stop, False)}
+
+    stop.click(on_stop, current, [track, start, stop], cancels=running, **QUICK)
 
 
 def race_message(name: str, lanes: list[Lane], event: Running | Result) -> dict[str, Any]:
@@ -684,6 +682,7 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
 
     def on_start(message: dict, block_sizes: list, steps: list, strategies: list, repeats: int, length: int):
         shown = None
+        yield pressable(start, stop, True)
         try:
             config = desk.engine.config(max_new_tokens=length)
             swept = sweep(desk.engine, asked_message(message), config, block_sizes, steps, strategies, int(repeats))
@@ -695,17 +694,18 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
                 yield {trouble: labelled(error)}
             else:
                 yield {chart: explore_protocol.ended(shown, "failed", labelled(error))}
+        yield pressable(start, stop, False)
 
     def on_stop(shown: dict | None):
         over = shown is None or shown["phase"] != "running"
-        return gr.skip() if over else explore_protocol.ended(shown, "stopped")
+        ended = {} if over else {chart: explore_protocol.ended(shown, "stopped")}
+        return ended | pressable(start, stop, False)
 
     running = start.click(
-        on_start, [box, block_sizes, steps, ways, repeats, length], [chart, last, trouble],
+        on_start, [box, block_sizes, steps, ways, repeats, length], [chart, last, trouble, start, stop],
         show_progress="hidden", api_visibility="private", **shared(desk),
     )  # fmt: skip
-    stop.click(on_stop, last, chart, cancels=running, **QUICK)
-    while_measuring(start, stop, running)
+    stop.click(on_stop, last, [chart, start, stop], cancels=running, **QUICK)
 
 
 def lessons_tab(recorded: Recording) -> None:

@@ -79,7 +79,7 @@ def test_a_person_s_token_has_no_confidence_and_masks_come_back():
     before, after = list(canvases(trace, [12, 13]))
     assert before.cells[2].kind == "text" and before.cells[5].confidence is not None
     assert after.cells[5].text == before.cells[0].text and after.cells[5].confidence is None
-    assert (before.blocks, after.blocks, before.steps, after.steps) == (5, 3, 8, 4)  # blocks used: as the last step numbers them
+    assert (before.blocks, after.blocks, before.steps, after.steps) == (5, 3, 8, 4)  # blocks: those used
 
 
 def test_unopened_blocks_are_counted():

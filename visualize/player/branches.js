@@ -64,9 +64,11 @@ function createBranches(slot, actions) {
     const { parent, changes = [], settings } = run.header;
     const words = [];
     if (parent) {
-      const own = changes.filter(([step]) => step === parent.step).length;
+      const own = changes.filter(([step]) => step === parent.step);
+      const [put, again] = [own.filter(([, , id]) => id !== null).length, own.filter(([, , id]) => id === null).length];
       words.push(say("player.from-step", { step: parent.step }));
-      if (own) words.push(say(own === 1 ? "player.one-change" : "player.n-changes", { n: own }));
+      if (put) words.push(say(put === 1 ? "player.one-change" : "player.n-changes", { n: put }));
+      if (again) words.push(say("player.masked-again", { n: again }));
       const other = Object.keys(settings).filter((name) => settings[name] !== parent.settings[name]);
       for (const name of other.slice(0, 2)) words.push(name.replaceAll("_", " ") + " " + settings[name]);
     } else {
@@ -76,12 +78,12 @@ function createBranches(slot, actions) {
     }
     if ((run.header.prompt || {}).occluded) words.push(say("player.occluded"));
     if (run.recorded) words.push(say("player.recorded"));
-    words.push(say("player.n-steps", { n: knownSteps(run) }));
+    words.push(say(knownSteps(run) === 1 ? "player.one-step" : "player.n-steps", { n: knownSteps(run) }));
     return words.join(" · ");
   }
 
   function ownSettings(settings, others) {
-    const kept = new Set(["block_size", "steps"]); // are said anyway
+    const kept = new Set(["block_size", "steps", "max_new_tokens"]); // said anyway, or seen
     const differ = Object.keys(settings).filter((name) => !kept.has(name)
       && others.some((other) => other.header.settings[name] !== settings[name]));
     const used = { threshold: "low_confidence_dynamic", entropy_bound: "entropy_bound", factor: "factor" };
@@ -97,8 +99,8 @@ function createBranches(slot, actions) {
 
   function paintDifference(known) {
     const [first, second] = compared.map((id) => known.find((run) => run.id === id));
-    slot["difference"].hidden = !second;
-    slot["difference"].textContent = "";
+    slot["difference"].hidden = !first;
+    slot["difference"].textContent = first && !second ? say("player.compare-with") : "";
     if (!second) return;
     const states = [first, second].map((run) => stateAt(run, knownSteps(run)));
     const texts = states.map((state, i) => cellTexts(state.ids, [first, second][i].vocabulary, state.isEnd));

@@ -71,12 +71,14 @@ function createChanges(slot, actions) {
   }
 
   function paintBar({ run, cursor, state, over }) {
-    const count = list(state.ids).length;
+    const found = list(state.ids);
+    const count = found.length;
+    const put = found.filter(([, id]) => id !== null).length;
     const ahead = over && (count > 0 || cursor < run.total || run.reason === "stopped");
     slot["changes"].hidden = !actions.branch || !ahead || !over;
     if (slot["changes"].hidden) return;
     slot["changes-text"].textContent = count || changes.pins.size
-      ? say("player.changed", { n: count, pins: changes.pins.size, step: cursor })
+      ? say("player.changed", { n: put, again: count - put, pins: changes.pins.size, step: cursor })
       : say("player.go-on-hint", { step: cursor });
     slot["undo"].hidden = slot["discard"].hidden = !past.length;
     slot["go-on"].textContent = say(count ? "player.go-on-branch" : "player.go-on", { step: cursor });

@@ -39,7 +39,7 @@ function createOverlay(slot, actions) {
     slot["overlay-title"].textContent = !view.entry ? say("player.look-pick")
       : weights ? say("player.looked-at", { step: view.entry.index + 1, layer }) : say("player.look-unobserved");
     slot["observe-attention"].hidden = Boolean(weights) || !view.entry || !actions.observe;
-    slot["occlusion"].hidden = !actions.occlude || Boolean(run.header.parent); // a branch began with the whole picture
+    slot["occlusion"].hidden = !actions.occlude || Boolean(view.run.header.parent); // a branch began with the whole picture
     paintSteps();
     paint(images, which, weights);
   }
