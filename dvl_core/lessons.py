@@ -53,15 +53,10 @@ def lesson_data(
         published = inspect.signature(noise_levels).parameters["low"].default
         drawn = noise_draws(len(caption["ids"]), caption["tail"], caption["block_size"], draws, seed)
         data["noise"] = {"lowest": StageData.lowest_noise, "lowest_published": published, "draws": drawn}
-        prompt = prompt_tokens(trace)
+        prompt = trace.prompt_tokens
         sizes = [mask_rows(prompt, known, size) for size in block_sizes]
         data["masks"] = {"kinds": list(KINDS), "prompt": prompt, "sizes": sizes}
     return data
-
-
-def prompt_tokens(trace: DenoisingTrace) -> int:
-    """Tokens before the answer; 0 where the trace does not say."""
-    return max(0, int(trace.prompt.get("num_tokens") or 0))
 
 
 def caption_of(trace: DenoisingTrace) -> tuple[dict[str, Any], int]:
@@ -77,7 +72,7 @@ def caption_of(trace: DenoisingTrace) -> tuple[dict[str, Any], int]:
         if token is None or (ids and ids[-1] in ends) or len(ids) == LONGEST:
             break
         ids.append(token)
-    known, prompt = len(ids), prompt_tokens(trace)
+    known, prompt = len(ids), trace.prompt_tokens
     if ids and ids[-1] in ends:
         ids += [ids[-1]] * (-(prompt + known) % size)
     return {"ids": ids, "block_size": size, "tail": prompt % size}, known

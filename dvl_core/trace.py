@@ -153,6 +153,24 @@ class DenoisingTrace:
         wanted = len(self.steps) if step is None else step
         return list(next(islice(self.replay(), wanted, None))[0])
 
+    def settings_at(self, step: int) -> dict[str, Any]:
+        """The settings under which step number `step` was computed: a branch may have changed them."""
+        settings, parent = self.settings, self.parent
+        while parent is not None and step < parent["step"]:
+            settings, parent = parent["settings"], parent.get("parent")
+        return settings
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens before the answer; 0 where the trace does not say."""
+        return max(0, int(self.prompt.get("num_tokens") or 0))
+
+    @property
+    def question(self) -> str:
+        """What was asked last; empty where the trace does not say."""
+        asked = [message["text"] for message in self.prompt.get("messages", []) if message["role"] == "user"]
+        return asked[-1] if asked else ""
+
     def changes_before(self, step: int) -> list[list[int | None]]:
         """What a person changed right before step number `step`."""
         return [change for change in self.changes if change[0] == step]

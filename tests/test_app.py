@@ -14,6 +14,10 @@ from gradio_client.exceptions import AppError
 from page_server import ROOT, environment, page_url
 
 import app
+from dvl_core import load_model
+from dvl_core.desk import Desk
+from dvl_core.engine import Engine, Limits
+from dvl_core.sessions import Sessions
 from dvl_core.trace import DenoisingTrace
 
 EXAMPLES = ROOT / "assets" / "examples"
@@ -206,3 +210,56 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(capsys, monkeypatch, a
         app.main([a if isinstance(a, str) else str(urlsplit(a()).port) for a in arguments])
     assert ended.value.code == 2
     assert sentence in capsys.readouterr().err
+
+
+# -- acts of a run on the page --
+
+
+@pytest.fixture
+def stage():
+    """The page's stage, before a model that takes its time, and a function that begins a question's first act."""
+    model, processor = load_model(app.BUNDLED, device="cpu")
+    desk = Desk(Engine(model, processor, Limits(max_new_tokens=64)), Sessions(), EXAMPLES)
+    made = app.Stage(desk)
+
+    def begin(visitor: str, text: str = FIRST["question"]) -> list[dict]:
+        question = {"role": "user", "text": text, "picture": str(EXAMPLES / FIRST["image"])}
+        return list(made.begin(visitor, desk.ask(visitor, question, [], {"max_new_tokens": 40}), [], 0.0, question))
+
+    return made, begin
+
+
+def done(changes: dict) -> str | None:
+    """Why a run is over, by a message to the player."""
+    return (changes.get("canvas") or {}).get("done", {}).get("reason")
+
+
+def test_a_run_ends_in_the_player_though_its_conversation_is_left(stage):
+    made, begin = stage
+    begin("somebody")
+    made.desk.sessions.leave("somebody")  # "New conversation"
+    list(made.steps("somebody"))
+    end = made.end("somebody")
+    assert done(end) == "stopped" and set(end) == {"canvas"}
+    assert made.end("somebody") == {}
+
+
+def test_every_question_gets_its_end_however_quickly_another_follows(stage):
+    made, begin = stage
+    begin("somebody")
+    begin("somebody", "How many shapes are there?")
+    first, second = (made.steps("somebody") for _ in range(2))  # of either, in whatever order gradio comes to them
+    for acts in (second, first):
+        list(acts)
+    ends = [made.end("somebody") for _ in range(2)]
+    assert sorted(map(done, ends)) in (["eos", "stopped"], ["length", "stopped"])
+    assert sum("turns" in end for end in ends) == 1
+    begin("another")
+    made.leave("another")
+    assert list(made.steps("another")) == [] and made.end("another") == {}
+
+
+def test_a_value_beyond_a_control_becomes_its_nearest():
+    slider, number = app.gr.Slider(0, 4, 1), app.gr.Number(3)
+    assert (app.within(slider, 7), app.within(slider, -1), app.within(slider, 2)) == (4, 0, 2)
+    assert app.within(number, 10**9) == 10**9

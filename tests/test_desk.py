@@ -64,6 +64,24 @@ def test_observing_a_run_gives_the_same_run_with_more(desk, question):
     assert all(step.candidates for step in seen.trace.steps[3:])
 
 
+def test_a_branch_is_not_checked_by_painting_over(desk, question):
+    run = asked(desk, question)
+    branch = over(desk.branch(VISITOR, run.id, 3, [], {"max_new_tokens": 24}))
+    with pytest.raises(EngineError, match="first steps were made with the picture"):
+        over(desk.occlude(VISITOR, branch.id, [0.0, 0.0, 0.5, 0.5]))
+
+
+def test_painted_pictures_go_with_the_runs_that_show_them(question):
+    model, processor = load_model(ROOT / "assets" / "tinyvl", device="cpu")
+    few = Desk(Engine(model, processor, Limits(max_new_tokens=8)), Sessions(capacity=2))
+    settings = {"max_new_tokens": 4}
+    files = []
+    for _ in range(4):
+        run = over(few.ask(VISITOR, question, [], settings))
+        files.append(Path(over(few.occlude(VISITOR, run.id, [0.0, 0.0, 0.5, 0.5])).asked[0]["picture"]))
+    assert [file.exists() for file in files] == [False, False, True, True]
+
+
 def test_an_occluded_picture_is_another_and_the_region_is_noted(desk, question):
     run = asked(desk, question)
     again = over(desk.occlude(VISITOR, run.id, [0.0, 0.0, 0.5, 0.5]))

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 
 from dvl_core import load_model
+from dvl_core.decoding import Observe
 from dvl_core.decoding.strategies import STRATEGIES
 from dvl_core.engine import Engine, EngineError, Finished, Limits, Loading, Started, Stepped, Waiting
 from dvl_core.models.checkpoint import CheckpointError
@@ -422,6 +423,35 @@ def test_a_branch_may_have_other_settings_from_there_on(engine):
     assert branch.finish_reason in ("eos", "length") and len(branch.steps) < len(whole.steps)
     kept = {p: t for p, t in enumerate(whole.canvas(5)) if t is not None}
     assert all(branch.canvas()[p] == t for p, t in kept.items())
+
+
+def test_masks_put_back_take_the_steps_of_a_whole_block(engine):
+    config = engine.config(max_new_tokens=16)
+    whole = engine.answer(ask(), config)
+    block = whole.steps[-1].span
+    for _ in range(10):  # however often
+        positions = range(block[0], min(block[0] + 4, block[1]))
+        branch = last(engine.branch(ask(), whole, "run", len(whole.steps), dict.fromkeys(positions), config))
+        new = branch.steps[len(whole.steps) :]
+        assert [len(step.revealed) for step in new] == [1] * len(positions) and new[0].step == 0
+        whole = branch
+
+
+def test_a_branch_with_fewer_steps_begins_its_blocks_schedule_anew(engine):
+    whole = engine.answer(ask(), engine.config(max_new_tokens=16))
+    at = next(i for i, step in enumerate(whole.steps) if step.step == 2)
+    branch = last(engine.branch(ask(), whole, "run", at, {}, engine.config(max_new_tokens=16, steps=4)))
+    first = branch.steps[at]
+    assert first.step == 0 and len(first.revealed) == 2
+
+
+def test_layers_that_there_are_not_are_refused_at_once(engine):
+    with pytest.raises(EngineError, match="there is no layer 99"):
+        next(engine.stream(ask(), engine.config(), Observe(attention_layers=(99,))))
+
+
+def test_half_of_a_character_is_read_as_a_question_mark(engine):
+    assert engine.answer(ask("hi \ud83d there"), engine.config(max_new_tokens=4)).steps
 
 
 @pytest.mark.parametrize(("step", "changes", "names"), [(999, {}, "step"), (2, {500: None}, "position 500")])

@@ -101,6 +101,32 @@ def test_the_canvas_at_any_step():
         assert changed == set(trace.steps[number].revealed)
 
 
+def test_what_was_changed_after_the_last_step_is_part_of_the_answer():
+    trace = made_up_trace()
+    last, token = len(trace.steps), trace.steps[0].proposals[0]
+    begun = trace.branch("first", last, {2: token, 3: None}, trace.settings)
+    assert begun.canvas()[2:4] == [token, None] and begun.denoised == trace.denoised - 2
+    assert begun.canvas(last - 1) == trace.canvas(last - 1)
+    again = begun.branch("second", last, {3: token}, trace.settings)  # the earlier change stays, the later one counts
+    assert again.canvas()[2:4] == [token, token]
+    assert begun.branch("second", last - 1, {}, trace.settings).canvas() == trace.canvas(last - 1)
+
+
+def test_what_a_template_gave_was_not_denoised():
+    trace = made_up_trace()
+    position, token = trace.steps[0].masked[0], trace.steps[0].proposals[0]
+    assert trace.tokens_per_forward == trace.denoised / trace.passes
+    assert trace.denoised == len(trace.answer_ids())
+    trace.given = [[position, token]]
+    for step in trace.steps:
+        if position in step.masked:
+            at = step.masked.index(position)
+            for values in (step.masked, step.proposals, step.confidences):
+                del values[at]
+            step.revealed = [p for p in step.revealed if p != position]
+    assert trace.denoised == len(trace.answer_ids()) - 1
+
+
 def broken(**changes):
     data = json.loads(json.dumps(made_up_trace().to_json()))
     for path, value in changes.items():
@@ -137,6 +163,11 @@ def broken(**changes):
         (broken(given=[[1]]), r"given\[0\]"),
         (broken(given=[[99, 1]]), r"given\[0\]"),
         (broken(images=[{"width": 1}]), r"images\[0\]"),
+        (broken(prefill_milliseconds=None), "prefill_milliseconds: expected a number"),
+        (broken(model__eos_token_ids=None), "eos_token_ids: expected a list"),
+        (broken(prompt__messages=3), "prompt.messages: expected a list"),
+        (broken(steps__0__milliseconds="1"), r"steps\[0\].milliseconds"),
+        (broken(steps__0__forwards=None), r"steps\[0\].forwards"),
     ],
 )
 def test_what_is_not_a_trace_is_refused_by_field(data, says):

@@ -34,7 +34,7 @@ class Recording:
     @property
     def question(self) -> str:
         """The last question of the conversation."""
-        return self.trace.prompt["messages"][-1]["text"]
+        return self.trace.question
 
 
 def read_gallery(folder: Path) -> tuple[list[dict[str, str]], list[Recording]]:
@@ -50,8 +50,7 @@ def read_gallery(folder: Path) -> tuple[list[dict[str, str]], list[Recording]]:
 
 def _recording(file: Path, folder: Path, examples: list[dict[str, str]]) -> Recording:
     trace = DenoisingTrace.load(file)
-    question = trace.prompt["messages"][-1]["text"]
-    image = next((example["image"] for example in examples if example["question"] == question), "")
+    image = next((example["image"] for example in examples if example["question"] == trace.question), "")
     picture = str(folder / image) if image else None
-    asked = {"role": "user", "text": question, "picture": picture, "shown": picture}
+    asked = {"role": "user", "text": trace.question, "picture": picture, "shown": picture}
     return Recording(f"recorded-{file.stem}", trace, [asked, {"role": "assistant", "text": trace.text}], image)

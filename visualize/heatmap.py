@@ -333,9 +333,7 @@ def _title(trace: DenoisingTrace) -> str:
 
 def _question(trace: DenoisingTrace) -> str:
     """What was asked last, on one line."""
-    messages = trace.prompt.get("messages") or []
-    asked = [str(m.get("text", "")) for m in messages if isinstance(m, dict) and m.get("role") == "user"]
-    return " ".join(asked[-1].split()) if asked else ""
+    return " ".join(trace.question.split())
 
 
 def _shortened(text: str, longest: int = 120) -> str:

@@ -53,7 +53,7 @@ def conversion_figure(rows: Rows, short: Rows) -> Figure:
     every task."""
     figure, (left, right) = _figure(2, (10, 3.9))
     shares = _shares(rows)
-    x = [float(name.split()[0]) for name in shares]
+    x = [_percent(name) for name in shares]
     parent = rows["parent"]["accuracy"]
     left.axhspan(*_band(parent), color=LIGHT.mask, alpha=0.5, linewidth=0)
     left.axhline(parent["mean"], color=LIGHT.accent, linewidth=1.2)
@@ -63,13 +63,15 @@ def conversion_figure(rows: Rows, short: Rows) -> Figure:
                   color=LIGHT.muted)
     _line(left, x, [rows[name]["accuracy"] for name in shares], 0, "as long as the parent")
     if short:
-        _line(left, x, [short[name]["accuracy"] for name in shares], 1, "short, published objective")
+        others = {_percent(name): short[name]["accuracy"] for name in _shares(short)}
+        _line(left, others, list(others.values()), 1, "short, as published")
         left.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink, loc="lower right")
     for number, task in enumerate(rows["parent"]["tasks"]):
         _line(right, x, [rows[name]["tasks"][task] for name in shares], number, task)
     for axes, title in ((left, "average over tasks"), (right, "by task")):
         axes.set_xscale("log")
-        axes.set_xticks(x, [f"{value:g}" for value in x])
+        ticks = sorted({*x, *(map(_percent, _shares(short)) if axes is left else ())})
+        axes.set_xticks(ticks, [f"{value:g}" for value in ticks])
         axes.minorticks_off()
         _label(axes, "conversion samples, % of the parent's", "exact match", title)
         axes.set_ylim(0, 1.04)
@@ -173,6 +175,10 @@ def _exam(rows: Rows) -> Rows:
 def _shares(rows: Rows) -> list[str]:
     """Rows of conversions, named by percent of the parent's samples."""
     return [name for name in rows if name.endswith(" %")]
+
+
+def _percent(name: str) -> float:
+    return float(name.split()[0])
 
 
 def _names(rows: Rows, start: str) -> list[str]:

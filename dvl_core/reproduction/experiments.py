@@ -122,14 +122,14 @@ def conversion(lab: Lab, seed: int) -> Rows:
 
 
 def recipe(lab: Lab, seed: int) -> Rows:
-    """The conversion with the options that help, for as long as the parent has learnt; beside the parent that goes on
-    learning token by token for as long, on the samples of one of the conversions."""
+    """Conversions with the options that help, for as long as the parent has learnt; beside the parent that goes on
+    learning token by token for as long, on the samples of the largest of them."""
     def trained_on() -> dict[str, Any]:
         few = lab.scale.share(lab.scale.options)
         return lab.child(lab.parent(seed)[0], lab.scale.recipe("autoregressive", "child", few), seed)
 
     rows: Rows = {"parent": lambda: lab.scored(lab.parent(seed), False), "parent, trained on": trained_on}
-    for percent in lab.scale.percents:
+    for percent in (share for share in lab.scale.percents if share <= lab.scale.options):
         rows[f"{percent} %"] = lambda percent=percent: lab.scored(lab.translated(percent, seed), True)
     return rows
 

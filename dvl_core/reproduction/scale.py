@@ -21,8 +21,8 @@ class Scale:
         visits: pictures that a conversion, or diffusion from scratch, sees at least; with fewer samples it goes
             through them several times.
         scratch: percent of `parent` that the small run from scratch sees; `times` as many in the large one.
-        options: percent of `parent` that conversions with training options see, and the one that is decoded in many
-            ways.
+        options: percent of `parent` that conversions with training options see, and at most those by the recipe, the
+            largest of which is decoded in many ways.
         recipe_visits: pictures that every run by the recipe sees, as many as the parent's own.
         batch: samples per update; conversion_batch: of conversions, which would see few updates otherwise.
         questions: per task and model in scoring.

@@ -79,9 +79,8 @@ class Card:
 
     def _question(self, width: float) -> list[str]:
         """What was asked, as lines; of a conversation, the last question."""
-        messages = [m for m in self.trace.prompt.get("messages") or [] if isinstance(m, dict)]
-        asked = [str(m.get("text", "")) for m in messages if m.get("role") == "user"]
-        cells = [Cell("text", drawable(asked[-1][:4000].strip()))] if asked else []
+        asked = drawable(self.trace.question[:4000].strip())
+        cells = [Cell("text", asked)] if asked else []
         signs = {"break": 0.0}
         lines: list[str] = []
         for piece in flow(cells, width, self.asked.width, signs):

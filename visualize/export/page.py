@@ -60,11 +60,10 @@ def script_safe(json_text: str) -> str:
 def _fill(trace: DenoisingTrace, message: str, trimmed: Trimmed) -> str:
     script = _script()
     digest = base64.b64encode(hashlib.sha256(f"\n{script}\n".encode()).digest()).decode()
-    question = next((text for role, text in reversed(_turns(trace)) if role == "user"), "")
     return Template(_PAGE).substitute(
         policy=f"default-src 'none'; img-src data: blob:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'",
         description=escape(" ".join(trace.text.split())[:200]),
-        title=escape(" ".join(question.split())[:80] or "DiffusionVL"),
+        title=escape(" ".join(trace.question.split())[:80] or "DiffusionVL"),
         style=f"{player.CSS}\n{_STYLE}",
         turns="\n    ".join(_turn(role, text) for role, text in [*_turns(trace), ("assistant", trace.text)]),
         told="\n    ".join(_facts(trace)),

@@ -145,9 +145,7 @@ def block_shape(trace: DenoisingTrace, count: int) -> tuple[int, int]:
     """
     if trace.model.get("kind") == "autoregressive":
         return 1, 1
-    settings, parent = trace.settings, trace.parent
-    while parent is not None and count <= parent["step"]:
-        settings, parent = parent["settings"], parent.get("parent")
+    settings = trace.settings_at(count - 1)
     size, steps = settings.get("block_size"), settings.get("steps")
     size = size if _is_positive(size) else 1
     return size, min(size, steps) if _is_positive(steps) else 1

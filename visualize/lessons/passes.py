@@ -31,19 +31,6 @@ def forward_passes(trace: DenoisingTrace) -> list[dict[str, Any]]:
     return passes
 
 
-def prompt_tokens(trace: DenoisingTrace) -> int:
-    """Tokens before the answer; 0 where the trace does not say."""
-    return max(0, int(trace.prompt.get("num_tokens") or 0))
-
-
-def settings_at(trace: DenoisingTrace, step: int) -> dict[str, Any]:
-    """The settings under which step number `step` was computed: a branch may have changed them."""
-    settings, parent = trace.settings, trace.parent
-    while parent and step < parent["step"]:
-        settings, parent = parent["settings"], parent.get("parent")
-    return settings
-
-
 def _branch_starts(trace: DenoisingTrace) -> list[int]:
     """Steps at which a run began: 0, and wherever a branch left the run before it."""
     starts, parent = {0}, trace.parent
@@ -55,7 +42,7 @@ def _branch_starts(trace: DenoisingTrace) -> list[int]:
 
 def _block_passes(trace: DenoisingTrace, begin: int, end: int) -> Iterator[dict[str, Any]]:
     """Passes of the steps `begin` to `end`, computed in one go: with a prefill of their own."""
-    settings, prompt = settings_at(trace, begin), prompt_tokens(trace)
+    settings, prompt = trace.settings_at(begin), trace.prompt_tokens
     reference = bool(settings.get("reference_compatible"))
     size = max(1, int(settings.get("block_size") or 1))
     if reference and size >= prompt + trace.length:
@@ -84,7 +71,7 @@ def _block_passes(trace: DenoisingTrace, begin: int, end: int) -> Iterator[dict[
 
 def _causal_passes(trace: DenoisingTrace) -> Iterator[dict[str, Any]]:
     """An autoregressive run: the prefill gives the first token, every other token costs one pass."""
-    prompt = prompt_tokens(trace)
+    prompt = trace.prompt_tokens
     for index in range(len(trace.steps)):
         if index:
             yield _pass("step", index, 1, prompt + index - 1, 1, 1, prompt + index)

@@ -14,7 +14,7 @@ from typing import Any
 
 from dvl_core.trace import DenoisingTrace, TraceStep
 
-from .passes import forward_passes, prompt_tokens, settings_at
+from .passes import forward_passes
 
 Stop = dict[str, Any]
 SUREST_FIRST = ("low_confidence_static", "low_confidence_dynamic", "factor")  # strategies that go by confidence
@@ -54,7 +54,7 @@ def _prefill(trace: DenoisingTrace) -> Stop:
     kind = "prefill" if cached else "short"
     if trace.model.get("kind") == "autoregressive":
         kind = "causal"
-    return _stop(kind, 0, counts={"tokens": prompt_tokens(trace), "cached": cached, "length": trace.length})
+    return _stop(kind, 0, counts={"tokens": trace.prompt_tokens, "cached": cached, "length": trace.length})
 
 
 def _first(trace: DenoisingTrace) -> Stop | None:
@@ -84,7 +84,7 @@ def _order(trace: DenoisingTrace) -> Stop | None:
         step = trace.steps[index]
         left = sum(1 for p in step.masked if p < position and p not in step.revealed)
         if left > most:
-            kind = "order" if settings_at(trace, index).get("strategy") in SUREST_FIRST else "order-other"
+            kind = "order" if trace.settings_at(index).get("strategy") in SUREST_FIRST else "order-other"
             shares, tokens = {"confidence": confidence}, {"token": token}
             best = _stop(kind, index + 1, position, counts={"left": left}, shares=shares, tokens=tokens)
             most = left
