@@ -2,8 +2,10 @@
 
     python -m dvl_core.train --config assets/configs/tinyvl.yaml
     accelerate launch -m dvl_core.train --config assets/configs/qwen2.5vl-7b.yaml --set batch=128
+    ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node 2 -m dvl_core.train --config FILE
 
-The same command continues a run that was stopped, at the exact sample it had reached.
+The last one is for several processes without GPUs. The same command continues a run that was stopped, at the exact
+sample it had reached.
 """
 
 from __future__ import annotations

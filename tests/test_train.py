@@ -124,7 +124,7 @@ def test_the_benchmark_and_a_tracker_beside_the_log(vl, data, tmp_path):
     assert tracker == "none" or list((tmp_path / "run").rglob("events.out*"))
 
 
-def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
+def test_bad_runs_are_refused_by_name(vl, data, tmp_path, monkeypatch):
     def refused(said, **fields):
         with pytest.raises(ConfigError, match=said):
             train(settings(vl, data, tmp_path / "bad", **fields))
@@ -138,6 +138,9 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
     with pytest.raises(ValueError, match="in a row can't be used, .*data.image_folder"):
         train(settings(vl, data, tmp_path / "bad", data={"image_folder": str(tmp_path)}))
     values = settings(vl, data, tmp_path / "run", schedule={"steps": 1})
+    with monkeypatch.context() as environment, pytest.raises(ValueError, match="2 processes .* ACCELERATE_USE_CPU"):
+        environment.setenv("WORLD_SIZE", "2")
+        train(values)
     train(values)
     with pytest.raises(ConfigError, match="output=.*seed is 0 there and 1 here"):
         train(values | {"seed": 1})

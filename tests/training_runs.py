@@ -83,12 +83,12 @@ def train(values: dict) -> Path:
     return trainer(values).run()
 
 
-def start(values: dict, place: Path, *launcher: str) -> subprocess.Popen:
-    """`dvl_core.train` in a process of its own; `place`: for its configuration file."""
+def start(values: dict, place: Path, *launcher: str, **environment: str) -> subprocess.Popen:
+    """`dvl_core.train` in a process of its own, or in those of a launcher; `place`: for its configuration file."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(values))
     command = [sys.executable, *launcher, "-m", "dvl_core.train", "--config", str(place)]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True)
 
 
 def losses(output: Path) -> dict[int, float]:

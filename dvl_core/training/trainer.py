@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -18,6 +19,7 @@ from accelerate.utils import (
     DistributedType,
     GradientAccumulationPlugin,
     gather_object,
+    parse_flag_from_env,
     set_seed,
 )
 from PIL import Image
@@ -120,6 +122,7 @@ class Trainer:
         self._resume()
         self.log = RunLog(self.folder, self.config, self.accelerator, self.update, self.updates)
         self._record()
+        self.log.write(self.update, processes=self.accelerator.num_processes, device=self.accelerator.device.type)
         if self.update == 0:
             self._measure()
         self._train()
@@ -246,8 +249,14 @@ class Trainer:
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
-    processes = PartialState().num_processes
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")  # read by accelerate only where no state exists yet
+    processes = PartialState(cpu=cpu).num_processes
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if processes < launched:
+        raise ValueError(f"{launched} processes were launched and each would train alone: "
+                         "set ACCELERATE_USE_CPU=true for processes without GPUs")
     accelerator = Accelerator(
+        cpu=cpu,
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.accumulation(processes), sync_with_dataloader=False
