@@ -1,6 +1,7 @@
 """Training in processes of its own: killed and resumed, on two of them, with sharded weights."""
 
 import random
+import shutil
 import socket
 import time
 
@@ -51,6 +52,18 @@ def test_a_killed_run_goes_on_exactly(vl, data, tmp_path):
     assert (resumed / "model.safetensors").read_bytes() == (straight / "model.safetensors").read_bytes()
     assert [path.name for path in sorted((tmp_path / "killed" / "checkpoints").iterdir())] == [
         "step-000039", "step-000040"]  # fmt: skip
+
+
+def test_dropout_goes_on_where_it_was(vl, data, tmp_path):
+    pytest.importorskip("peft")
+    values = settings(vl, data, tmp_path, lora={"rank": 2, "dropout": 0.5}, objective={"kind": "autoregressive"},
+                      evaluation={"every": 4, "rows": 2}, data={"held_out": 2})
+    finished = train(values)
+    straight, model = losses(tmp_path), (finished / "model.safetensors").read_bytes()
+    for folder in (finished, tmp_path / "checkpoints" / "step-000006"):
+        shutil.rmtree(folder)  # as if the run had been killed before the last update
+    train(values)
+    assert losses(tmp_path) == straight and (finished / "model.safetensors").read_bytes() == model
 
 
 @pytest.mark.parametrize("family", ["vl", "lm"])
