@@ -1,6 +1,7 @@
 """Settings, LLaVA files and the order of training: what is refused, what is skipped, what comes when."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -120,6 +121,8 @@ def test_llava_samples_become_messages(tmp_path):
         ({"conversations": turns("<image>", "A cat.")}, "1 times <image> and 0 pictures"),
         ({"conversations": [*turns("Hi", "Hello"), *turns("a", "b")[1:]]}, "alternate"),
         ({"conversations": [{"from": "cat", "value": "miaow"}]}, "human or gpt"),
+        ({"conversations": [{"from": ["human"], "value": "Hi"}]}, "human or gpt"),
+        *(({"image": image, "conversations": turns("Hi", "Hello")}, "no path") for image in (5, True, [None], {"a": 1})),
     ):  # fmt: skip
         with pytest.raises(SampleError, match=said):
             to_messages(bad)
@@ -130,12 +133,14 @@ def test_files_are_indexed_without_being_loaded(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr("dvl_core.training.llava._CHUNK", 50)  # so that samples cross the edges of chunks
     samples = [{"id": f"é{n}", "note": "a ] tricky [ \"string\", ✓" * (n % 4)} for n in range(23)]
     file = tmp_path / f"set.{suffix}"
+    samples[2]["id"] = None
     text = json.dumps(samples, ensure_ascii=False, indent=1) if suffix == "json" else "\n".join(
         json.dumps(sample, ensure_ascii=False) for sample in samples)
     file.write_text(text, encoding="utf-8")
     opened = LlavaSamples((str(file), str(file)))
     assert len(opened) == 46 and opened.read(45) == samples[-1]
-    assert [opened.read(n) for n in range(23)] == samples and opened.name(25) == "é2"
+    assert [opened.read(n) for n in range(23)] == samples and opened.name(26) == "é3"
+    assert opened.name(25) == f"set.{suffix} #2"
 
 
 def test_files_that_hold_no_samples_are_refused(tmp_path):
@@ -257,6 +262,8 @@ def test_held_out_samples_are_never_trained_on(llava):
     kept = set(data.held_out_order.indices.tolist())
     trained = {data.train_order.index(slot) for slot in range(50)}
     assert len(kept) == 6 and len(trained) == data.size == 10 and not kept & trained
+    with pytest.raises(ConfigError, match="data.held_out=30: must be below the number of samples, 30"):
+        open_data(replace(config, held_out=30), 0)
 
 
 def test_annealed_blocks_align_rows_to_their_own_size(llava, encoders):
