@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from .config import LoggingConfig, TrainConfig
 from .settings import ConfigError, plain
 
+NAMED = 3  # skipped samples that the terminal hears of; log.jsonl names all
 LEVEL_NAMES = ("t<0.25", "t<0.5", "t<0.75", "t<=1")
 
 
@@ -42,12 +44,22 @@ class RunLog:
             folder.mkdir(parents=True, exist_ok=True)
             _drop_after(self.path, update)
         hidden = None if self.main and config.logging.progress else True  # None: hidden where there is no terminal
+        self.progress, self.named = self.main and config.logging.progress, 0
         self.bar = tqdm(total=updates, initial=update, unit="update", disable=hidden, dynamic_ncols=True)
 
-    def advance(self, loss: float) -> None:
-        """One update is done."""
-        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+    def advance(self, loss: float, skipped: int) -> None:
+        """One update is done; `skipped`: samples so far."""
+        self.bar.set_postfix({"loss": f"{loss:.4f}"} | ({"skipped": skipped} if skipped else {}), refresh=False)
         self.bar.update()
+
+    def skip(self, step: int, skipped: list[tuple[str, str]], **entry: Any) -> None:
+        """Name samples that could not be used: (name, reason). The terminal hears of the first few."""
+        for name, reason in skipped:
+            self.write(step, skipped=name, reason=reason, **entry)
+            self.named += 1
+            if self.progress and self.named <= NAMED:
+                more = f" (further ones are named in {self.path} only)" if self.named == NAMED else ""
+                self.bar.write(f"skipped {name}: {reason}{more}", file=sys.stderr)
 
     def write(self, step: int, **entry: Any) -> None:
         """Append an entry of update `step`; numbers in it, nested ones too, go to the tracker."""

@@ -200,11 +200,10 @@ class Trainer:
         loss = total[1] / passes
         self.window.add(loss, [total[i : i + 2] for i in range(2, 2 + 2 * QUARTILES, 2)])
         self.update += 1
-        self.log.advance(loss)
+        self.skipped += int(total[0])
+        self.log.advance(loss, self.skipped)
         if total[0]:
-            self.skipped += int(total[0])
-            for name, reason in gather_object(skipped):
-                self.log.write(self.update, skipped=name, reason=reason)
+            self.log.skip(self.update, gather_object(skipped))
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} at update {self.update}: lower optimizer.lr, or clip harder")
         last = self.update == self.updates
@@ -232,7 +231,8 @@ class Trainer:
         evaluation = self.config.evaluation
         if not evaluation.every:
             return
-        if not hasattr(self, "held_out"):
+        begins = not hasattr(self, "held_out")
+        if begins:
             self.held_out = HeldOut(self.config, self.data, self.encode, self.block_size, self.pad_id,
                                     self.accelerator)
         with self._averaged():
@@ -241,6 +241,8 @@ class Trainer:
                 model = self.accelerator.unwrap_model(self.learner).model
                 found |= benchmark(model, self.processor, self.tasks, evaluation.samples)
             self.accelerator.wait_for_everyone()
+        if begins:  # the same rows every time
+            self.log.skip(self.update, self.held_out.skipped, rows="held out")
         if found:
             self.log.write(self.update, **found)
 
