@@ -55,6 +55,7 @@ def with_field(path: str, value):
         ("ema_decay", 1.0, "below 1"),
         ("gradient_checkpointing", "yes please", "true or false"),
         ("attention", "flash", "one of auto, dense, flex"),
+        ("evaluation.tasks", ["copy"], "every is above 0"),
     ],
 )
 def test_bad_fields_are_refused_by_name(path, value, said):
@@ -71,6 +72,10 @@ def test_missing_fields_and_uneven_batches_are_named():
         build(TrainConfig, with_field("data", {"kind": "llava"}))
     with pytest.raises(ConfigError, match="schedule.epochs=2.0: TinyWorld has no end"):
         build(TrainConfig, GOOD | {"schedule": {"epochs": 2}})
+    llava = {"kind": "llava", "files": ["a.json"]}
+    for data, evaluation in ((llava, {"every": 5}), (GOOD["data"], {"every": 5, "rows": 0})):
+        with pytest.raises(ConfigError, match="evaluation.every=5: there is nothing to measure: set data.held_out"):
+            build(TrainConfig, GOOD | {"data": data, "evaluation": evaluation})
     config = build(TrainConfig, GOOD)
     assert config.accumulation(2) == 2
     with pytest.raises(ConfigError, match="batch=8: .* processes"):
@@ -81,7 +86,8 @@ def test_yaml_json_and_overrides(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("model: m\noutput: o\nbatch: 8\nmicro_batch: 2\ndata: {kind: tinyworld}\nschedule: {steps: 3}\n"
                     "optimizer: {lr: {language: 1e-5}}\n")  # YAML reads 1e-5 as text
-    config = load_config(file, ["optimizer.lr.vision=0", "lora.rank=4", "evaluation.tasks=[word, copy]"])
+    config = load_config(file, ["optimizer.lr.vision=0", "lora.rank=4", "evaluation.every=5",
+                                "evaluation.tasks=[word, copy]"])
     assert config.optimizer.lr.language == 1e-5 and config.optimizer.lr.vision == 0
     assert config.lora.rank == 4 and config.evaluation.tasks == ("word", "copy")
     (tmp_path / "run.json").write_text(json.dumps(plain(config)))
