@@ -2,15 +2,17 @@
 
 import copy
 import importlib.util
+import json
 
 import pytest
 import torch
 from parents import PARENTS
 from safetensors import safe_open
-from training_runs import llava_set, losses, settings, small_checkpoint, start, train, trainer
+from training_runs import fresh, llava_set, losses, settings, small_checkpoint, start, train, trainer
 
 from dvl_core import load_model
 from dvl_core.tinyworld import TASKS
+from dvl_core.train import main
 from dvl_core.training.ema import WeightAverage
 from dvl_core.training.logs import read_log
 from dvl_core.training.muon import Muon
@@ -162,6 +164,36 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path, monkeypatch):
         train(values | {"seed": 1})
     bad = start(values | {"model": str(tmp_path)}, tmp_path / "bad.json")
     assert bad.wait() == 2 and bad.stderr.read().startswith("train: output=")
+    state = tmp_path / "run" / "checkpoints" / "step-000001" / "run.json"
+    for file, text in ((state, "{}"), (state, None), (state.parents[2] / "run.json", '{"a')):
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(ConfigError, match=f"output='{file.parent}': its run.json can't be used"):
+            train(values)
+
+
+def test_the_command_says_in_one_line_why_it_stops(vl, data, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "run.json"
+
+    def said(*assignments, status=2, **fields):
+        file.write_text(json.dumps(settings(vl, data, tmp_path / "run", schedule={"steps": 1}, **fields)))
+        fresh()
+        assert main(["--config", str(file), *(part for text in assignments for part in ("--set", text))]) == status
+        printed = capsys.readouterr()
+        last = (printed.err if status else printed.out).splitlines()[-1]
+        assert last.startswith("train: " if status else "the trained")
+        return last
+
+    assert "--set='batch=[1': its value is not valid YAML: expected" in said("batch=[1")
+    assert f"output='{file}': can't be made a folder (File exists)" in said(f"output={file}")
+    assert f"output='{file}/run': can't be made a folder (Not a directory)" in said(f"output={file}/run")
+    assert "takes at most 17: raise data.max_length." in said("data.max_length=17")
+    assert said(status=0).endswith(f"the trained model is in {tmp_path / 'run' / 'model'}")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dvl_core.training.trainer.Trainer.run", interrupted)
+    assert said(status=130).startswith("train: stopped; the same command goes on")
 
 
 def test_average_of_weights():

@@ -96,6 +96,15 @@ def test_yaml_json_and_overrides(tmp_path):
         load_config(file, ["batch"])
     with pytest.raises(ConfigError, match="can't be read"):
         load_config(tmp_path / "no.yaml")
+    file.write_text("model: m\noutput: [o\nbatch: 8\n")
+    with pytest.raises(ConfigError, match="run.yaml': is not valid YAML: .* in line 3"):
+        load_config(file)
+    file.write_text("model: m\nseed: 2020-01-01\n")
+    with pytest.raises(ConfigError, match="output=None: is missing"):
+        load_config(file)
+    file.write_bytes("model: é".encode("latin-1"))
+    with pytest.raises(ConfigError, match="run.yaml': is no text in UTF-8"):
+        load_config(file)
 
 
 def test_only_what_is_trained_decides_whether_a_run_is_the_same():
@@ -128,7 +137,7 @@ def test_llava_samples_become_messages(tmp_path):
         ({"conversations": [*turns("Hi", "Hello"), *turns("a", "b")[1:]]}, "alternate"),
         ({"conversations": [{"from": "cat", "value": "miaow"}]}, "human or gpt"),
         ({"conversations": [{"from": ["human"], "value": "Hi"}]}, "human or gpt"),
-        *(({"image": image, "conversations": turns("Hi", "Hello")}, "no path") for image in (5, True, [None], {"a": 1})),
+        *(({"image": image, "conversations": turns("Hi", "A")}, "no path") for image in (5, True, [None], {"a": 1})),
     ):  # fmt: skip
         with pytest.raises(SampleError, match=said):
             to_messages(bad)

@@ -70,10 +70,15 @@ def settings(model: Path, pictures: Path, output: Path, **fields) -> dict:
     return base | fields | {"data": base["data"] | fields.get("data", {})}
 
 
-def trainer(values: dict) -> Trainer:
-    """A run in this process, on one thread as in those of `start`, with no state left from the run before."""
+def fresh() -> None:
+    """Leave no state from the run before."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def trainer(values: dict) -> Trainer:
+    """A fresh run in this process, on one thread as in those of `start`."""
+    fresh()
     torch.set_num_threads(1)
     return Trainer(build(TrainConfig, values))
 

@@ -28,7 +28,7 @@ class RunLog:
     """Writes on the main process only.
 
     Args:
-        folder: of the run; entries go to log.jsonl in it.
+        folder: of the run, there already; entries go to log.jsonl in it.
         config: of the run.
         accelerator: holds the tracker.
         update: updates done so far; entries of later ones, from before a run was killed, are dropped.
@@ -41,7 +41,6 @@ class RunLog:
         if self.tracked:
             accelerator.init_trackers("diffusionvl", config=_flat(plain(config)))
         if self.main:
-            folder.mkdir(parents=True, exist_ok=True)
             _drop_after(self.path, update)
         hidden = None if self.main and config.logging.progress else True  # None: hidden where there is no terminal
         self.progress, self.named = self.main and config.logging.progress, 0
@@ -71,8 +70,7 @@ class RunLog:
             self.accelerator.log(numbers, step=step)
 
     def close(self) -> None:
-        """End the bar and the tracker."""
-        self.bar.close()
+        """End the tracker."""
         if self.tracked:
             self.accelerator.end_training()
 

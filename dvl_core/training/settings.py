@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
 import types
@@ -106,23 +107,31 @@ def read_file(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError("config", str(path), f"can't be read ({error.strerror}): give a YAML or JSON file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("config", str(path), f"is no text in UTF-8 ({error.reason} at {error.start})") from error
     try:
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError("config", str(path), f"is not valid {path.suffix[1:] or 'YAML'}: {first}") from error
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ConfigError("config", str(path), f"is not valid {kind}: {_reason(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError("config", str(path), "must hold a mapping of fields")
     return values
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a text, in one line, and where."""
+    mark = getattr(error, "problem_mark", None)
+    return f"{error.problem} in line {mark.line + 1}" if mark else str(error).splitlines()[0]
 
 
 def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """`values` with `dotted.field=value` assignments applied; values are read as YAML.
 
     Raises:
-        ConfigError: for an assignment without "=" or through a field that is no mapping.
+        ConfigError: for an assignment without "=", through a field that is no mapping, or of what is no YAML.
     """
-    result = json.loads(json.dumps(values))
+    result = copy.deepcopy(values)
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator or not name:
@@ -133,7 +142,10 @@ def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ConfigError("--set", assignment, f"{part} is no group of fields")
-        place[last] = yaml.safe_load(text)
+        try:
+            place[last] = yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ConfigError("--set", assignment, f"its value is not valid YAML: {_reason(error)}") from error
     return result
 
 

@@ -141,8 +141,8 @@ class SlotRows(Dataset):
             row.skipped = skipped
             return row
         name, reason = skipped[-1]
-        raise ValueError(f"{_TRIES} samples in a row can't be used, the last one {name}: {reason} "
-                         "Check data.files and data.image_folder.")
+        hint = "" if "data.max_length" in reason else " Check data.files and data.image_folder."
+        raise ValueError(f"{_TRIES} samples in a row can't be used, the last one {name}: {reason}{hint}")
 
 
 class SlotBatches(Sampler):

@@ -25,7 +25,7 @@ from accelerate.utils import (
 from PIL import Image
 
 from ..models.loading import load_model
-from .checkpoints import check_same_run, latest, load_point, save_model, save_point, sharded
+from .checkpoints import check_same_run, latest, load_point, open_folder, save_model, save_point, sharded
 from .config import TrainConfig, same_run
 from .ema import WeightAverage
 from .learner import QUARTILES, Learner
@@ -69,6 +69,7 @@ class Trainer:
         self.config, self.folder = config, Path(config.output)
         self.tasks = check_tasks(config.evaluation)
         check_tracker(config.logging)
+        open_folder(self.folder)
         check_same_run(self.folder, same_run(plain(config)))
         self.accelerator = _accelerator(config)
         self._check_sharding()
@@ -123,9 +124,10 @@ class Trainer:
         self.log = RunLog(self.folder, self.config, self.accelerator, self.update, self.updates)
         self._record()
         self.log.write(self.update, processes=self.accelerator.num_processes, device=self.accelerator.device.type)
-        if self.update == 0:
-            self._measure()
-        self._train()
+        with self.log.bar:
+            if self.update == 0:
+                self._measure()
+            self._train()
         finished = self.folder / "model"
         if not (finished / "config.json").exists():
             with self._averaged():
