@@ -35,14 +35,14 @@ def latest(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
-def open_folder(folder: Path) -> None:
-    """Make the folder of a run. Raises ConfigError where nothing can be written."""
+def open_folder(folder: Path, option: str = "output") -> None:
+    """Make the folder of a run. Raises ConfigError, naming the option, where nothing can be written."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise ConfigError("output", str(folder), f"can't be made a folder ({error.strerror})") from error
+        raise ConfigError(option, str(folder), f"can't be made a folder ({error.strerror})") from error
     if not os.access(folder, os.W_OK):
-        raise ConfigError("output", str(folder), "is a folder that can't be written to")
+        raise ConfigError(option, str(folder), "is a folder that can't be written to")
 
 
 def _read(file: Path, *names: str) -> dict[str, Any]:

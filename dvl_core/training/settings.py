@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -29,6 +30,21 @@ def require(config: Any, field: str, holds: bool, advice: str) -> None:
     """Used by a dataclass to check itself. Raises ConfigError when `holds` is false."""
     if not holds:
         raise ConfigError(field, getattr(config, field), advice)
+
+
+def numbers(option: str, text: str, advice: str, count: int | None = None) -> list[float]:
+    """Numbers above 0 from the text of a command's option, separated by commas; `count` of them.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < number < math.inf for number in found) or count not in (None, len(found)):
+        raise ConfigError(option, text, advice)
+    return found
 
 
 def build(kind: type[T], values: Any, at: str = "") -> T:
