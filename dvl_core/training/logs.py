@@ -43,7 +43,7 @@ class RunLog:
         if self.main:
             _drop_after(self.path, update)
         hidden = None if self.main and config.logging.progress else True  # None: hidden where there is no terminal
-        self.progress, self.named = self.main and config.logging.progress, 0
+        self.progress, self.named = self.main and config.logging.progress, set()
         self.bar = tqdm(total=updates, initial=update, unit="update", disable=hidden, dynamic_ncols=True)
 
     def advance(self, loss: float, skipped: int) -> None:
@@ -52,12 +52,12 @@ class RunLog:
         self.bar.update()
 
     def skip(self, step: int, skipped: list[tuple[str, str]], **entry: Any) -> None:
-        """Name samples that could not be used: (name, reason). The terminal hears of the first few."""
+        """Name samples that could not be used: (name, reason). The terminal hears of the first few, once each."""
         for name, reason in skipped:
             self.write(step, skipped=name, reason=reason, **entry)
-            self.named += 1
-            if self.progress and self.named <= NAMED:
-                more = f" (further ones are named in {self.path} only)" if self.named == NAMED else ""
+            if self.progress and name not in self.named and len(self.named) < NAMED:
+                self.named.add(name)
+                more = f" (further ones are named in {self.path} only)" if len(self.named) == NAMED else ""
                 self.bar.write(f"skipped {name}: {reason}{more}", file=sys.stderr)
 
     def write(self, step: int, **entry: Any) -> None:
