@@ -2,8 +2,10 @@
 
     python -m dvl_core.train --config assets/configs/tinyvl.yaml
     accelerate launch -m dvl_core.train --config assets/configs/qwen2.5vl-7b.yaml --set batch=128
+    ACCELERATE_USE_CPU=true python -m torch.distributed.run --nproc_per_node 2 -m dvl_core.train --config FILE
 
-The same command continues a run that was stopped, at the exact sample it had reached.
+The last one is for several processes without GPUs. The same command continues a run that was stopped, at the exact
+sample it had reached.
 """
 
 from __future__ import annotations
@@ -23,20 +25,27 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Entry point; 2 on a configuration, a checkpoint or data that can't be used (one sentence on standard error)."""
+    """Entry point; 2 on a configuration, a checkpoint or data that can't be used (one sentence on standard error), 130
+    when it is stopped from the keyboard."""
     options = parse(arguments)
-    from .training.config import load_config  # torch is slow to import; --help need not wait
-
     try:
+        from .training.config import load_config  # torch is slow to import; --help need not wait
+
         config = load_config(options.config, options.set)
         from .training.precision import flush_denormals
         from .training.trainer import Trainer
 
         flush_denormals()
-        Trainer(config).run()
-    except ValueError as error:
+        trainer = Trainer(config)
+        finished = trainer.run()
+    except (ValueError, OSError) as error:
         print(f"train: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("train: stopped; the same command goes on from the last checkpoint, if there is one", file=sys.stderr)
+        return 130
+    if trainer.accelerator.is_main_process:
+        print(f"the trained model is in {finished}")
     return 0
 
 

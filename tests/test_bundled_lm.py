@@ -1,6 +1,7 @@
 """The language-model family's own pipeline: every stage runs, and training sees what a visitor's picture shows."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -166,11 +167,27 @@ def test_labels_on_a_finer_grid_lie_at_the_same_place():
     assert fine["row"].max() == fine["column"].max() == 12 == patch_heads(12)["row"] - 1
 
 
-@pytest.mark.parametrize("options", (["--minutes", "1,2"], ["--stages", "vision,smell"]))
+@pytest.mark.parametrize("options", (
+    ["--minutes", "1,2"], ["--minutes", "a,b,c,d"], ["--minutes", "1,1,0,1"], ["--stages", "vision,smell"],
+    ["--stages", ""], ["--go-on", "-1"], ["--workers", "0"],
+))  # fmt: skip
 def test_bad_options_are_named(options, tmp_path, capsys):
-    with pytest.raises(SystemExit):
-        main(["--out", str(tmp_path), *options])
-    assert options[0] in capsys.readouterr().err
+    assert main(["--out", str(tmp_path / "out"), *options]) == 2
+    assert capsys.readouterr().err.startswith(f"bundled_lm: {options[0]}=")
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoints_that_are_not_there_are_named(run, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("dvl_core.training.bundled_lm.build_tokenizer", lambda: build_tokenizer(samples=10))
+    for options, said in (
+        (["--score", str(tmp_path / "no")], "--score=.*There is no folder"),
+        (["--score", str(run / "vision")], "--score=.*is no language model that can be loaded"),
+        (["--out", str(tmp_path), "--stages", "diffusion"], "projector is no folder of a diffusionvl_qwen model"),
+        (["--out", str(tmp_path), "--stages", "words", "--go-on", "1"], "words is no folder of a qwen2 model"),
+        (["--out", str(run / "log.jsonl")], "--out=.*can't be made a folder"),
+    ):
+        assert main(options) == 2
+        assert re.search(said, capsys.readouterr().err.splitlines()[-1])
 
 
 def test_bundled_weights_are_small():

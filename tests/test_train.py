@@ -2,15 +2,17 @@
 
 import copy
 import importlib.util
+import json
 
 import pytest
 import torch
 from parents import PARENTS
 from safetensors import safe_open
-from training_runs import llava_set, losses, settings, small_checkpoint, start, train, trainer
+from training_runs import fresh, llava_set, losses, settings, small_checkpoint, start, train, trainer
 
 from dvl_core import load_model
 from dvl_core.tinyworld import TASKS
+from dvl_core.train import main
 from dvl_core.training.ema import WeightAverage
 from dvl_core.training.logs import read_log
 from dvl_core.training.muon import Muon
@@ -54,6 +56,23 @@ def test_the_trained_model_loads_and_has_learnt(translated, data, tmp_path, kind
     assert entries[-2]["skipped_samples"] >= 1 and entries[-2]["samples"] == 24
     assert set(entries[-2]["by_level"]) <= {"t<0.25", "t<0.5", "t<0.75", "t<=1"}
     assert train(values) == folder  # a finished run is finished
+
+
+def test_skipped_samples_are_named_in_the_log_and_on_the_terminal(vl, tmp_path, capsys):
+    pictures = llava_set(tmp_path / "set")
+    for number in (1, 2, 3, 4):
+        (pictures / f"{number}.png").write_bytes(b"not a picture")
+    train(settings(vl, pictures, tmp_path / "run", schedule={"steps": 4}, data={"held_out": 8},
+                   evaluation={"every": 2, "rows": 8}, logging={"every": 1, "progress": True}))
+    entries = read_log(tmp_path / "run" / "log.jsonl")
+    lost = [{e["skipped"] for e in entries if "skipped" in e and e.get("rows") == rows} for rows in ("held out", None)]
+    assert all(lost) and not lost[0] & lost[1] and lost[0] | lost[1] <= {"s1", "s2", "s3", "s4", "s5"}
+    counts = [entry["held_out_skipped"] for entry in entries if "held_out_loss" in entry]
+    assert len(set(counts)) == 1 and len(counts) == 3
+    assert counts[0] == sum(entry.get("rows") == "held out" for entry in entries)  # named once, not every time
+    said = [line for line in capsys.readouterr().err.splitlines() if "skipped s" in line]
+    assert len(said) == len({line.split()[1] for line in said}) == 3  # no sample twice
+    assert "picture" in said[0] and "log.jsonl" in said[2]
 
 
 def stored_names(folder):
@@ -124,7 +143,7 @@ def test_the_benchmark_and_a_tracker_beside_the_log(vl, data, tmp_path):
     assert tracker == "none" or list((tmp_path / "run").rglob("events.out*"))
 
 
-def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
+def test_bad_runs_are_refused_by_name(vl, data, tmp_path, monkeypatch):
     def refused(said, **fields):
         with pytest.raises(ConfigError, match=said):
             train(settings(vl, data, tmp_path / "bad", **fields))
@@ -138,11 +157,44 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path):
     with pytest.raises(ValueError, match="in a row can't be used, .*data.image_folder"):
         train(settings(vl, data, tmp_path / "bad", data={"image_folder": str(tmp_path)}))
     values = settings(vl, data, tmp_path / "run", schedule={"steps": 1})
+    with monkeypatch.context() as environment, pytest.raises(ValueError, match="2 processes .* ACCELERATE_USE_CPU"):
+        environment.setenv("WORLD_SIZE", "2")
+        train(values)
     train(values)
     with pytest.raises(ConfigError, match="output=.*seed is 0 there and 1 here"):
         train(values | {"seed": 1})
     bad = start(values | {"model": str(tmp_path)}, tmp_path / "bad.json")
     assert bad.wait() == 2 and bad.stderr.read().startswith("train: output=")
+    state = tmp_path / "run" / "checkpoints" / "step-000001" / "run.json"
+    for file, text in ((state, "{}"), (state, None), (state.parents[2] / "run.json", '{"a')):
+        file.unlink() if text is None else file.write_text(text)
+        with pytest.raises(ConfigError, match=f"output='{file.parent}': its run.json can't be used"):
+            train(values)
+
+
+def test_the_command_says_in_one_line_why_it_stops(vl, data, tmp_path, monkeypatch, capsys):
+    file = tmp_path / "run.json"
+
+    def said(*assignments, status=2, **fields):
+        file.write_text(json.dumps(settings(vl, data, tmp_path / "run", schedule={"steps": 1}, **fields)))
+        fresh()
+        assert main(["--config", str(file), *(part for text in assignments for part in ("--set", text))]) == status
+        printed = capsys.readouterr()
+        last = (printed.err if status else printed.out).splitlines()[-1]
+        assert last.startswith("train: " if status else "the trained")
+        return last
+
+    assert "--set='batch=[1': its value is not valid YAML: expected" in said("batch=[1")
+    assert f"output='{file}': can't be made a folder (File exists)" in said(f"output={file}")
+    assert f"output='{file}/run': can't be made a folder (Not a directory)" in said(f"output={file}/run")
+    assert "takes at most 17: raise data.max_length." in said("data.max_length=17")
+    assert said(status=0).endswith(f"the trained model is in {tmp_path / 'run' / 'model'}")
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dvl_core.training.trainer.Trainer.run", interrupted)
+    assert said(status=130).startswith("train: stopped; the same command goes on")
 
 
 def test_average_of_weights():

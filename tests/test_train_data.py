@@ -1,6 +1,7 @@
 """Settings, LLaVA files and the order of training: what is refused, what is skipped, what comes when."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -54,6 +55,7 @@ def with_field(path: str, value):
         ("ema_decay", 1.0, "below 1"),
         ("gradient_checkpointing", "yes please", "true or false"),
         ("attention", "flash", "one of auto, dense, flex"),
+        ("evaluation.tasks", ["copy"], "every is above 0"),
     ],
 )
 def test_bad_fields_are_refused_by_name(path, value, said):
@@ -70,6 +72,10 @@ def test_missing_fields_and_uneven_batches_are_named():
         build(TrainConfig, with_field("data", {"kind": "llava"}))
     with pytest.raises(ConfigError, match="schedule.epochs=2.0: TinyWorld has no end"):
         build(TrainConfig, GOOD | {"schedule": {"epochs": 2}})
+    llava = {"kind": "llava", "files": ["a.json"]}
+    for data, evaluation in ((llava, {"every": 5}), (GOOD["data"], {"every": 5, "rows": 0})):
+        with pytest.raises(ConfigError, match="evaluation.every=5: there is nothing to measure: set data.held_out"):
+            build(TrainConfig, GOOD | {"data": data, "evaluation": evaluation})
     config = build(TrainConfig, GOOD)
     assert config.accumulation(2) == 2
     with pytest.raises(ConfigError, match="batch=8: .* processes"):
@@ -80,7 +86,8 @@ def test_yaml_json_and_overrides(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("model: m\noutput: o\nbatch: 8\nmicro_batch: 2\ndata: {kind: tinyworld}\nschedule: {steps: 3}\n"
                     "optimizer: {lr: {language: 1e-5}}\n")  # YAML reads 1e-5 as text
-    config = load_config(file, ["optimizer.lr.vision=0", "lora.rank=4", "evaluation.tasks=[word, copy]"])
+    config = load_config(file, ["optimizer.lr.vision=0", "lora.rank=4", "evaluation.every=5",
+                                "evaluation.tasks=[word, copy]"])
     assert config.optimizer.lr.language == 1e-5 and config.optimizer.lr.vision == 0
     assert config.lora.rank == 4 and config.evaluation.tasks == ("word", "copy")
     (tmp_path / "run.json").write_text(json.dumps(plain(config)))
@@ -89,6 +96,15 @@ def test_yaml_json_and_overrides(tmp_path):
         load_config(file, ["batch"])
     with pytest.raises(ConfigError, match="can't be read"):
         load_config(tmp_path / "no.yaml")
+    file.write_text("model: m\noutput: [o\nbatch: 8\n")
+    with pytest.raises(ConfigError, match="run.yaml': is not valid YAML: .* in line 3"):
+        load_config(file)
+    file.write_text("model: m\nseed: 2020-01-01\n")
+    with pytest.raises(ConfigError, match="output=None: is missing"):
+        load_config(file)
+    file.write_bytes("model: é".encode("latin-1"))
+    with pytest.raises(ConfigError, match="run.yaml': is no text in UTF-8"):
+        load_config(file)
 
 
 def test_only_what_is_trained_decides_whether_a_run_is_the_same():
@@ -120,6 +136,8 @@ def test_llava_samples_become_messages(tmp_path):
         ({"conversations": turns("<image>", "A cat.")}, "1 times <image> and 0 pictures"),
         ({"conversations": [*turns("Hi", "Hello"), *turns("a", "b")[1:]]}, "alternate"),
         ({"conversations": [{"from": "cat", "value": "miaow"}]}, "human or gpt"),
+        ({"conversations": [{"from": ["human"], "value": "Hi"}]}, "human or gpt"),
+        *(({"image": image, "conversations": turns("Hi", "A")}, "no path") for image in (5, True, [None], {"a": 1})),
     ):  # fmt: skip
         with pytest.raises(SampleError, match=said):
             to_messages(bad)
@@ -130,12 +148,14 @@ def test_files_are_indexed_without_being_loaded(tmp_path, suffix, monkeypatch):
     monkeypatch.setattr("dvl_core.training.llava._CHUNK", 50)  # so that samples cross the edges of chunks
     samples = [{"id": f"é{n}", "note": "a ] tricky [ \"string\", ✓" * (n % 4)} for n in range(23)]
     file = tmp_path / f"set.{suffix}"
+    samples[2]["id"] = None
     text = json.dumps(samples, ensure_ascii=False, indent=1) if suffix == "json" else "\n".join(
         json.dumps(sample, ensure_ascii=False) for sample in samples)
     file.write_text(text, encoding="utf-8")
     opened = LlavaSamples((str(file), str(file)))
     assert len(opened) == 46 and opened.read(45) == samples[-1]
-    assert [opened.read(n) for n in range(23)] == samples and opened.name(25) == "é2"
+    assert [opened.read(n) for n in range(23)] == samples and opened.name(26) == "é3"
+    assert opened.name(25) == f"set.{suffix} #2"
 
 
 def test_files_that_hold_no_samples_are_refused(tmp_path):
@@ -257,6 +277,8 @@ def test_held_out_samples_are_never_trained_on(llava):
     kept = set(data.held_out_order.indices.tolist())
     trained = {data.train_order.index(slot) for slot in range(50)}
     assert len(kept) == 6 and len(trained) == data.size == 10 and not kept & trained
+    with pytest.raises(ConfigError, match="data.held_out=30: must be below the number of samples, 30"):
+        open_data(replace(config, held_out=30), 0)
 
 
 def test_annealed_blocks_align_rows_to_their_own_size(llava, encoders):

@@ -1,6 +1,7 @@
 """Training in processes of its own: killed and resumed, on two of them, with sharded weights."""
 
 import random
+import shutil
 import socket
 import time
 
@@ -53,17 +54,29 @@ def test_a_killed_run_goes_on_exactly(vl, data, tmp_path):
         "step-000039", "step-000040"]  # fmt: skip
 
 
+def test_dropout_goes_on_where_it_was(vl, data, tmp_path):
+    pytest.importorskip("peft")
+    values = settings(vl, data, tmp_path, lora={"rank": 2, "dropout": 0.5}, objective={"kind": "autoregressive"},
+                      evaluation={"every": 4, "rows": 2}, data={"held_out": 2})
+    finished = train(values)
+    straight, model = losses(tmp_path), (finished / "model.safetensors").read_bytes()
+    for folder in (finished, tmp_path / "checkpoints" / "step-000006"):
+        shutil.rmtree(folder)  # as if the run had been killed before the last update
+    train(values)
+    assert losses(tmp_path) == straight and (finished / "model.safetensors").read_bytes() == model
+
+
 @pytest.mark.parametrize("family", ["vl", "lm"])
 def test_two_processes_give_the_loss_of_one(translated, vl, data, tmp_path, family):
     source = vl if family == "vl" else translated("qwen2")[1]
     fields = {"batch": 8, "schedule": {"steps": 3}, "evaluation": {"every": 3, "rows": 4}, "data": {"held_out": 4}}
     pair = settings(source, data, tmp_path / "two", **fields)
-    launcher = ("-m", "accelerate.commands.launch", "--cpu", "--num_processes", "2", "--num_machines", "1",
-                "--mixed_precision", "no", "--dynamo_backend", "no")  # fmt: skip
-    process = start(pair, tmp_path / "two.json", *launcher)
+    launcher = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    process = start(pair, tmp_path / "two.json", *launcher, ACCELERATE_USE_CPU="true")
     train(settings(source, data, tmp_path / "one", **fields))
     _, error = process.communicate(timeout=300)
     assert process.returncode == 0, error
+    assert [next(e["processes"] for e in read_log(tmp_path / name / "log.jsonl")) for name in ("one", "two")] == [1, 2]
     one, two = losses(tmp_path / "one"), losses(tmp_path / "two")
     assert set(one) == {1, 2, 3} and two == pytest.approx(one, rel=1e-5)
     first, second = ([e for e in read_log(tmp_path / name / "log.jsonl") if "held_out_loss" in e]

@@ -284,12 +284,33 @@ def test_training_goes_on_with_the_heads_that_lie_beside_a_model(model, tokenize
     assert all(torch.equal(value, heads.state_dict()[name]) for name, value in module.heads.state_dict().items())
 
 
+def test_bad_options_are_named(model, tokenizer, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(bundled, "build_tokenizer", lambda: tokenizer)
+    file, other = tmp_path / "file", tmp_path / "other"
+    file.write_text("")
+    save(model, tokenizer, other, diffusion=False)
+    (other / "config.json").write_text('{"model_type": "qwen2"}')
+    for options, said in (
+        (["--minutes", "1"], "--minutes='1': give 3 numbers"), (["--minutes", "a,b,c"], "--minutes='a,b,c': give"),
+        (["--minutes", "0,1,1"], "--minutes='0,1,1': give"), (["--minutes", "1,nan,1"], "--minutes='1,nan,1': give"),
+        (["--device", "foo"], "device must be"), (["--workers", "-1"], "--workers=-1: must be at least 1"),
+        (["--skip", "-1"], "--skip=-1: must be 0 or more"), (["--brief", "x"], "--brief='x': give shares"),
+        (["--brief", "0.1", "--from", "diffusion"], "--brief='0.1': needs a parent from this run"),
+        (["--from", "diffusion"], "--from='diffusion': goes on from the stage before it: "),
+        (["--start", "/nope"], "--start='/nope': is no earlier bundled model: /nope is no folder of a diffusionvl"),
+        (["--start", str(other)], f"--start='{other}': is no earlier bundled model: {other} holds a qwen2 model"),
+        (["--out", str(file)], f"--out='{file}': can't be made a folder (File exists)"),
+    ):  # fmt: skip
+        assert bundled.main(["--out", str(tmp_path / "out"), "--device", "cpu", *options]) == 2
+        assert capsys.readouterr().err.splitlines()[-1].startswith(f"bundled: {said}")
+
+
 def test_the_whole_pipeline_and_brief_conversions(tokenizer, tmp_path, monkeypatch):
     """One update of every stage; a brief conversion sees its share of the parent's samples."""
     stages = [replace(stage, samples=4, batch=2, reading=0) for stage in bundled_stages([9, 9, 9], False)]
     monkeypatch.setattr(bundled, "build_tokenizer", lambda: tokenizer)
     monkeypatch.setattr(bundled, "bundled_stages", lambda *_: stages)
-    bundled.main(["--out", str(tmp_path), "--device", "cpu", "--no-compile", "--brief", "0.5,1"])
+    assert bundled.main(["--out", str(tmp_path), "--device", "cpu", "--no-compile", "--brief", "0.5,1"]) == 0
     log = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     seen = {entry["stage"]: entry["samples"] for entry in log if entry.get("done")}
     assert seen == {"vision": 4, "autoregressive": 4, "brief-0.5": 2, "brief-1": 4, "diffusion": 4}

@@ -70,10 +70,15 @@ def settings(model: Path, pictures: Path, output: Path, **fields) -> dict:
     return base | fields | {"data": base["data"] | fields.get("data", {})}
 
 
-def trainer(values: dict) -> Trainer:
-    """A run in this process, on one thread as in those of `start`, with no state left from the run before."""
+def fresh() -> None:
+    """Leave no state from the run before."""
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+def trainer(values: dict) -> Trainer:
+    """A fresh run in this process, on one thread as in those of `start`."""
+    fresh()
     torch.set_num_threads(1)
     return Trainer(build(TrainConfig, values))
 
@@ -83,12 +88,12 @@ def train(values: dict) -> Path:
     return trainer(values).run()
 
 
-def start(values: dict, place: Path, *launcher: str) -> subprocess.Popen:
-    """`dvl_core.train` in a process of its own; `place`: for its configuration file."""
+def start(values: dict, place: Path, *launcher: str, **environment: str) -> subprocess.Popen:
+    """`dvl_core.train` in a process of its own, or in those of a launcher; `place`: for its configuration file."""
     place.parent.mkdir(parents=True, exist_ok=True)
     place.write_text(json.dumps(values))
     command = [sys.executable, *launcher, "-m", "dvl_core.train", "--config", str(place)]
-    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, cwd=ROOT, env=ENVIRONMENT | environment, stderr=subprocess.PIPE, text=True)
 
 
 def losses(output: Path) -> dict[int, float]:

@@ -1,5 +1,7 @@
 """`python -m dvl_core.training`: make the bundled model."""
 
+import sys
+
 from .bundled import main
 
-main()
+sys.exit(main())

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,12 +27,15 @@ from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from ..tinyworld.labels import MARGIN
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END, build_tokenizer
+from .checkpoints import open_folder
 from .data import framed
 from .precision import flush_denormals
-from .stages import CPU, HEADS_FILE, READING_SHARES, Bundle, Hardware, Log, Stage, run_stage
+from .settings import ConfigError, numbers
+from .stages import CPU, HEADS_FILE, READING_SHARES, Bundle, Hardware, Log, Stage, check_checkpoint, run_stage
 from .steps import PICTURE_MEAN, PICTURE_STD
 
 PATCH, MERGE = 8, 2
+BEGINNINGS = ("vision", "autoregressive", "diffusion")  # the stages, in order
 
 
 def bundled_config(tokenizer, vision_width: int = 256, vision_depth: int = 4) -> DiffusionVLQwenVLConfig:
@@ -130,8 +134,8 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0) -> list[Sta
     return [stages[0], replace(stages[1], easy=0) if skip else stages[1], stages[2]]
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options, checked by argparse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
     parser.add_argument("--minutes", default="20,60,40", help="wall-clock budget of the three stages")
@@ -142,30 +146,49 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--skip", type=int, default=0,
                         help="begin every stage this many pictures further on, behind what an earlier run has "
                              "seen, and the parent without easy ones")
-    parser.add_argument("--from", dest="stage", default="vision", choices=("vision", "autoregressive", "diffusion"),
+    parser.add_argument("--from", dest="stage", default="vision", choices=BEGINNINGS,
                         help="go on with this stage, from the checkpoint of the stage before it in --out")
     parser.add_argument("--brief", default="", metavar="SHARES",
                         help="convert the new parent also with these shares of its samples (0.1, or 0.02,0.1), into "
                              "OUT/brief-0.1 and so on")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
-    options = parser.parse_args(arguments)
-    torch.manual_seed(options.seed)
-    flush_denormals()
-    options.out.mkdir(parents=True, exist_ok=True)
-    tokenizer = build_tokenizer()
+    return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train every stage from the first one asked for, then write both models.
+
+    Raises:
+        ValueError: naming an option that can't be used.
+    """
+    minutes = numbers("--minutes", options.minutes, f"give 3 numbers above 0, for {', '.join(BEGINNINGS)}", 3)
+    shares = numbers("--brief", options.brief, "give shares above 0, such as 0.02,0.1") if options.brief else []
+    if shares and options.stage == "diffusion":
+        raise ConfigError("--brief", options.brief, "needs a parent from this run: leave out --from diffusion")
+    if options.start and options.stage != "vision":
+        raise ConfigError("--start", str(options.start), "begins with the first stage: leave out --from")
+    if options.skip < 0:
+        raise ConfigError("--skip", options.skip, "must be 0 or more")
     hardware = Hardware.of(options.device, options.workers, not options.no_compile)
-    minutes = [float(part) for part in options.minutes.split(",")]
-    shares = [float(part) for part in options.brief.split(",") if part]
+    open_folder(options.out, "--out")
+    torch.manual_seed(options.seed)
+    tokenizer = build_tokenizer()
     stages = bundled_stages(minutes, hardware.device.type != "cpu", options.skip)
-    begin = [stage.name for stage in stages].index(options.stage)
+    begin = BEGINNINGS.index(options.stage)
     if begin:
-        model = load(options.out / stages[begin - 1].name, hardware)
+        try:
+            model = load(options.out / BEGINNINGS[begin - 1], hardware)
+        except (ValueError, OSError) as error:
+            raise ConfigError("--from", options.stage, f"goes on from the stage before it: {error}") from error
     else:
         config = bundled_config(tokenizer)
         config._attn_implementation = hardware.attention
         model = DiffusionVLQwenVLForConditionalGeneration(config)
         if options.start:
-            take_over(model, tokenizer, options.start)
+            try:
+                take_over(model, tokenizer, options.start)
+            except (ValueError, OSError) as error:
+                raise ConfigError("--start", str(options.start), f"is no earlier bundled model: {error}") from error
         if options.start and (options.start / HEADS_FILE).exists():  # what the tower knows is not learnt again
             (options.out / "vision").mkdir(exist_ok=True)
             shutil.copy(options.start / HEADS_FILE, options.out / "vision")
@@ -184,8 +207,25 @@ def main(arguments: list[str] | None = None) -> None:
         save(load(options.out / name).to(torch.bfloat16), tokenizer, options.out / "bundled" / name, diffusion)
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; 2 on an option that can't be used, with one sentence on standard error."""
+    options = parse(arguments)
+    flush_denormals()
+    try:
+        run(options)
+    except (ValueError, OSError) as error:
+        print(f"bundled: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 def load(folder: Path, hardware: Hardware = CPU) -> DiffusionVLQwenVLForConditionalGeneration:
-    """A checkpoint of a stage, in float32, with the attention that the hardware does best."""
+    """A checkpoint of a stage, in float32, with the attention that the hardware does best.
+
+    Raises:
+        ValueError: for a folder that holds none.
+    """
+    check_checkpoint(folder, DiffusionVLQwenVLForConditionalGeneration)
     return DiffusionVLQwenVLForConditionalGeneration.from_pretrained(
         folder, dtype=torch.float32, attn_implementation=hardware.attention
     )
@@ -201,20 +241,21 @@ def take_over(model, tokenizer, folder: Path) -> None:
         ValueError: if a tensor is missing or has another shape.
     """
     earlier = load(folder)
-    spelling = PreTrainedTokenizerFast.from_pretrained(folder)
-    known, given, words = spelling.get_vocab(), earlier.state_dict(), model.get_input_embeddings().weight
-    of_old = earlier.get_input_embeddings().weight
-    for token, number in tokenizer.get_vocab().items():
-        text = tokenizer.convert_tokens_to_string([token])
-        pieces = [known[token]] if token in known else spelling(text, add_special_tokens=False).input_ids
-        words[number] = of_old[pieces].mean(0)
+    given = earlier.state_dict()
     for name, tensor in model.state_dict().items():
         if "embed_tokens" in name or "lm_head" in name:
             continue
         if name not in given or given[name].shape != tensor.shape:
             raise ValueError(f"{folder}: {name} is not {tuple(tensor.shape)} there")
         tensor.copy_(given[name])
+    spelling = PreTrainedTokenizerFast.from_pretrained(folder)
+    known, words = spelling.get_vocab(), model.get_input_embeddings().weight
+    of_old = earlier.get_input_embeddings().weight
+    for token, number in tokenizer.get_vocab().items():
+        text = tokenizer.convert_tokens_to_string([token])
+        pieces = [known[token]] if token in known else spelling(text, add_special_tokens=False).input_ids
+        words[number] = of_old[pieces].mean(0)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +38,7 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from ..evaluation.tinyworld import SEEDS_PER_RUN
+from ..models.loading import check_folder
 from ..models.qwen_lm import DiffusionVLQwenForConditionalGeneration
 from ..processing.qwen_lm import DiffusionVLQwenProcessor
 from ..tinyworld.description import describe
@@ -44,10 +46,12 @@ from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import SYSTEM_PROMPT, TURN_END, build_tokenizer
 from ..tinyworld.world import TASKS, sample, task_sample
 from ..translation import TranslationConfig, translate
+from .checkpoints import open_folder
 from .data import picture_bytes
 from .packing import Packer
 from .precision import flush_denormals
-from .stages import CPU, READING_SHARES, Bundle, Hardware, Log, Stage, run_stage
+from .settings import ConfigError, numbers
+from .stages import CPU, READING_SHARES, Bundle, Hardware, Log, Stage, check_checkpoint, run_stage
 from .steps import TileReader
 
 PATCH, SIDE = 8, 96  # pixels: of a patch, of the one view of a picture
@@ -111,7 +115,12 @@ def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
 
 
 def load(folder: Path, kind: type = DiffusionVLQwenForConditionalGeneration, hardware: Hardware = CPU):
-    """A checkpoint of a stage, in float32, with the attention that the hardware does best."""
+    """A checkpoint of a stage, in float32, with the attention that the hardware does best.
+
+    Raises:
+        ValueError: for a folder that holds none.
+    """
+    check_checkpoint(folder, kind)
     return kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=hardware.attention)
 
 
@@ -229,8 +238,8 @@ def _start(stage: str, tokenizer, out: Path, hardware: Hardware):
     return load(out / "projector", hardware=hardware)
 
 
-def main(arguments: list[str] | None = None) -> None:
-    """Command line."""
+def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+    """The options, checked by argparse."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="folder for checkpoints and log.jsonl")
@@ -245,25 +254,51 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, help="processes that draw pictures; on a GPU one per core by default")
     parser.add_argument("--compile", action="store_true", help="use torch.compile")
-    options = parser.parse_args(arguments)
-    if options.score:
+    return parser.parse_args(arguments)
+
+
+def score(options: argparse.Namespace) -> None:
+    """Print a language model's exact match on described pictures. Raises ValueError naming a bad option."""
+    if options.samples < 1:
+        raise ConfigError("--samples", options.samples, "must be at least 1")
+    try:
+        check_folder(options.score)
         model = AutoModelForCausalLM.from_pretrained(options.score, dtype=torch.float32).eval()
         tokenizer = PreTrainedTokenizerFast.from_pretrained(options.score)
-        scores = dict(score_words(model, tokenizer, TASKS, options.samples, options.seed))
-        print(json.dumps({"mean": sum(scores.values()) / len(scores)} | scores, indent=1))
-        return
-    wanted, minutes = options.stages.split(","), options.minutes.split(",")
-    if len(minutes) != len(STAGES):
-        parser.error(f"--minutes {options.minutes}: give {len(STAGES)} numbers, for {', '.join(STAGES)}")
-    if unknown := set(wanted) - set(STAGES):
-        parser.error(f"--stages {unknown.pop()}: must be some of {', '.join(STAGES)}")
+    except (ValueError, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError("--score", options.score, f"is no language model that can be loaded: {reason}") from error
+    scores = dict(score_words(model, tokenizer, TASKS, options.samples, options.seed))
+    print(json.dumps({"mean": sum(scores.values()) / len(scores)} | scores, indent=1))
+
+
+def run(options: argparse.Namespace) -> None:
+    """Train the stages asked for. Raises ValueError naming a bad option."""
+    minutes = numbers("--minutes", options.minutes, f"give {len(STAGES)} numbers above 0, for {', '.join(STAGES)}",
+                      len(STAGES))
+    wanted = options.stages.split(",")
+    if set(wanted) - set(STAGES):
+        raise ConfigError("--stages", options.stages, f"must be some of {','.join(STAGES)}")
+    if options.go_on < 0:
+        raise ConfigError("--go-on", options.go_on, "must be 0 or more")
+    hardware = Hardware.of(options.device, options.workers, options.compile)
+    open_folder(options.out, "--out")
     torch.manual_seed(options.seed)
     flush_denormals()
-    hardware = Hardware.of(options.device, options.workers, options.compile)
-    stages = bundled_stages([float(part) for part in minutes], hardware.device.type != "cpu")
-    stages = [stage for stage in stages if stage.name in wanted]
+    stages = [stage for stage in bundled_stages(minutes, hardware.device.type != "cpu") if stage.name in wanted]
     train(options.out, stages, build_tokenizer(), hardware, options.go_on)
 
 
+def main(arguments: list[str] | None = None) -> int:
+    """Entry point; 2 on an option that can't be used, with one sentence on standard error."""
+    options = parse(arguments)
+    try:
+        (score if options.score else run)(options)
+    except (ValueError, OSError) as error:
+        print(f"bundled_lm: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

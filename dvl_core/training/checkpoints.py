@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from collections.abc import Callable
@@ -34,6 +35,29 @@ def latest(folder: Path) -> Path | None:
     return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
 
 
+def open_folder(folder: Path, option: str = "output") -> None:
+    """Make the folder of a run. Raises ConfigError, naming the option, where nothing can be written."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(option, str(folder), f"can't be made a folder ({error.strerror})") from error
+    if not os.access(folder, os.W_OK):
+        raise ConfigError(option, str(folder), "is a folder that can't be written to")
+
+
+def _read(file: Path, *names: str) -> dict[str, Any]:
+    """What a run has written down about itself, `names` among it. Raises ConfigError naming the folder and the file."""
+    try:
+        values = json.loads(file.read_text(encoding="utf-8"))
+        if not isinstance(values, dict) or not values.keys() >= set(names):
+            raise ValueError("something is missing in it")
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError("output", str(file.parent), f"its {file.name} can't be used ({reason}): "
+                          "delete this folder, or choose another") from error
+    return values
+
+
 def check_same_run(folder: Path, fields: dict[str, Any]) -> None:
     """Refuse to continue a run with other settings than it began with. Raises ConfigError naming them.
 
@@ -41,7 +65,7 @@ def check_same_run(folder: Path, fields: dict[str, Any]) -> None:
     """
     if not latest(folder / "checkpoints"):
         return
-    if found := differences(json.loads((folder / "run.json").read_text()), fields):
+    if found := differences(_read(folder / STATE), fields):
         raise ConfigError("output", str(folder), f"holds a run with other settings ({'; '.join(found)}): "
                           "choose another folder, or delete this one")
 
@@ -81,11 +105,12 @@ def save_point(folder: Path, update: int, keep: int, accelerator: Accelerator, s
 
 def load_point(point: Path, accelerator: Accelerator, average: WeightAverage | None) -> dict[str, Any]:
     """Bring model, optimizer, random state and average back; returns the state that was saved with them."""
+    state = _read(point / STATE, "update", "skipped", "window")
     accelerator.load_state(str(point))
     if average is not None:
         own = accelerator.process_index if sharded(accelerator) else 0
         average.load_state_dict(torch.load(point / f"average-{own}.pt", map_location=accelerator.device))
-    return json.loads((point / STATE).read_text())
+    return state
 
 
 def save_model(place: Path, accelerator: Accelerator, learner: nn.Module, processor: Any, tied: bool,

@@ -230,6 +230,7 @@ class EvaluationConfig:
         require(self, "every", self.every >= 0, "must be 0 (off) or more")
         require(self, "rows", self.rows >= 0, "must be 0 or more")
         require(self, "samples", self.samples > 0, "must be above 0")
+        require(self, "tasks", bool(self.every) or not self.tasks, "are asked when every is above 0: set it")
 
 
 @dataclass(frozen=True)
@@ -305,6 +306,10 @@ class TrainConfig:
         if self.schedule.epochs is not None and self.data.kind == "tinyworld" and self.data.samples is None:
             raise ConfigError("schedule.epochs", self.schedule.epochs,
                               "TinyWorld has no end: give schedule.steps, or data.samples")
+        rows = self.evaluation.rows and (self.data.kind == "tinyworld" or self.data.held_out)
+        if self.evaluation.every and not rows and not self.evaluation.tasks:
+            raise ConfigError("evaluation.every", self.evaluation.every, "there is nothing to measure: set "
+                              "data.held_out (with evaluation.rows above 0) or evaluation.tasks, or leave it out")
         if self.lora.rank and self.optimizer.lr.language == 0:
             raise ConfigError("lora.rank", self.lora.rank, "the adapters' rate, optimizer.lr.language, is 0: set it")
 

@@ -54,9 +54,12 @@ class LlavaSamples:
     def name(self, index: int) -> str:
         """What to call a sample in a log: its id, or its file and number."""
         try:
-            return str(self.read(index)["id"])
-        except (SampleError, KeyError):
-            return f"{self.files[self._file(index)].name} #{index - self.starts[self._file(index)]}"
+            name = self.read(index).get("id")
+        except SampleError:
+            name = None
+        if name is not None:
+            return str(name)
+        return f"{self.files[self._file(index)].name} #{index - self.starts[self._file(index)]}"
 
     def read(self, index: int) -> dict[str, Any]:
         """The raw sample. Raises SampleError when it is no object."""
@@ -90,10 +93,13 @@ def to_messages(sample: dict[str, Any], folder: Path = Path()) -> list[dict[str,
     if not isinstance(turns, list) or not turns:
         raise SampleError("has no conversations")
     pictures = sample.get("image") or []
-    pictures = [pictures] if isinstance(pictures, str) else list(pictures)
+    pictures = [pictures] if isinstance(pictures, str) else pictures
+    if not isinstance(pictures, list) or not all(isinstance(picture, str) for picture in pictures):
+        raise SampleError("has an image that is no path and no list of paths")
     texts = []
     for turn in turns:
-        if not isinstance(turn, dict) or turn.get("from") not in ROLES or not isinstance(turn.get("value"), str):
+        if not isinstance(turn, dict) or not all(isinstance(turn.get(key), str) for key in ("from", "value")) \
+                or turn["from"] not in ROLES:
             raise SampleError('has a turn that is not {"from": human or gpt, "value": text}')
         texts.append((ROLES[turn["from"]], turn["value"]))
     while texts and texts[-1][0] != "assistant":

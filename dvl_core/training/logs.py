@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from tqdm import tqdm
 from .config import LoggingConfig, TrainConfig
 from .settings import ConfigError, plain
 
+NAMED = 3  # skipped samples that the terminal hears of; log.jsonl names all
 LEVEL_NAMES = ("t<0.25", "t<0.5", "t<0.75", "t<=1")
 
 
@@ -26,7 +28,7 @@ class RunLog:
     """Writes on the main process only.
 
     Args:
-        folder: of the run; entries go to log.jsonl in it.
+        folder: of the run, there already; entries go to log.jsonl in it.
         config: of the run.
         accelerator: holds the tracker.
         update: updates done so far; entries of later ones, from before a run was killed, are dropped.
@@ -39,15 +41,24 @@ class RunLog:
         if self.tracked:
             accelerator.init_trackers("diffusionvl", config=_flat(plain(config)))
         if self.main:
-            folder.mkdir(parents=True, exist_ok=True)
             _drop_after(self.path, update)
         hidden = None if self.main and config.logging.progress else True  # None: hidden where there is no terminal
+        self.progress, self.named = self.main and config.logging.progress, set()
         self.bar = tqdm(total=updates, initial=update, unit="update", disable=hidden, dynamic_ncols=True)
 
-    def advance(self, loss: float) -> None:
-        """One update is done."""
-        self.bar.set_postfix(loss=f"{loss:.4f}", refresh=False)
+    def advance(self, loss: float, skipped: int) -> None:
+        """One update is done; `skipped`: samples so far."""
+        self.bar.set_postfix({"loss": f"{loss:.4f}"} | ({"skipped": skipped} if skipped else {}), refresh=False)
         self.bar.update()
+
+    def skip(self, step: int, skipped: list[tuple[str, str]], **entry: Any) -> None:
+        """Name samples that could not be used: (name, reason). The terminal hears of the first few, once each."""
+        for name, reason in skipped:
+            self.write(step, skipped=name, reason=reason, **entry)
+            if self.progress and name not in self.named and len(self.named) < NAMED:
+                self.named.add(name)
+                more = f" (further ones are named in {self.path} only)" if len(self.named) == NAMED else ""
+                self.bar.write(f"skipped {name}: {reason}{more}", file=sys.stderr)
 
     def write(self, step: int, **entry: Any) -> None:
         """Append an entry of update `step`; numbers in it, nested ones too, go to the tracker."""
@@ -59,8 +70,7 @@ class RunLog:
             self.accelerator.log(numbers, step=step)
 
     def close(self) -> None:
-        """End the bar and the tracker."""
-        self.bar.close()
+        """End the tracker."""
         if self.tracked:
             self.accelerator.end_training()
 

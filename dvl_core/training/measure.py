@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import gather_object
 from torch import nn
 
 from .config import BetaNoiseConfig, EvaluationConfig, ObjectiveConfig, TrainConfig
@@ -42,11 +43,14 @@ class HeldOut:
         block_size: tokens per block.
         pad_id: of short rows.
         accelerator: deals the rows to processes.
+
+    Attributes:
+        skipped: (name, reason) of samples that could not be used, known once `measure` was called.
     """
 
     def __init__(self, config: TrainConfig, data: DataSet, encode: RowEncoder, block_size: int, pad_id: int,
                  accelerator: Accelerator) -> None:
-        self.accelerator, self.block_size = accelerator, block_size
+        self.accelerator, self.block_size, self.skipped = accelerator, block_size, []
         self.objective = standing(config.objective)
         share = config.micro_batch * accelerator.num_processes
         rows = config.evaluation.rows
@@ -61,16 +65,18 @@ class HeldOut:
             self.loader = batches(source, slots, pad_id, 0, False)
 
     def measure(self, learner: nn.Module) -> dict[str, Any]:
-        """`held_out_loss` and `held_out_by_level`; nothing where there are no held-out rows."""
+        """`held_out_loss`, `held_out_by_level` and, where samples were replaced, their number as `held_out_skipped`;
+        nothing where there are no held-out rows."""
         if not self.rows:
             return {}
         inner = self.accelerator.unwrap_model(learner)
         kept, inner.objective = inner.objective, self.objective
         learner.eval()
-        total = torch.zeros(9, dtype=torch.float64)
+        total, skipped = torch.zeros(9, dtype=torch.float64), []
         try:
             with torch.no_grad():
                 for batch in self.loader:
+                    skipped += batch.pop("skipped")
                     result = learner(to_device(batch, self.accelerator.device), self.block_size, 1.0)
                     parts = [result["loss"].reshape(1), result["levels"].flatten()]
                     total += torch.cat(parts).double().cpu()
@@ -79,8 +85,10 @@ class HeldOut:
             learner.train()
         mean = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), "mean") / len(self.loader)
         loss, *levels = mean.tolist()
+        self.skipped = gather_object(skipped)
         return {"held_out_loss": round(loss, 6),
-                "held_out_by_level": by_level_entry([levels[i : i + 2] for i in range(0, 8, 2)])}
+                "held_out_by_level": by_level_entry([levels[i : i + 2] for i in range(0, 8, 2)]),
+                **({"held_out_skipped": len(self.skipped)} if self.skipped else {})}
 
 
 def benchmark(model: Any, processor: Any, tasks: list[str] | None, samples: int) -> dict[str, Any]:

@@ -82,8 +82,10 @@ class RowEncoder:
                     max_length=self.max_length,
                 )
             except ValueError as error:
-                if "tokens long" not in str(error) or sum(m["role"] == "assistant" for m in messages) < 2:
+                if "tokens long" not in str(error):
                     raise
+                if sum(m["role"] == "assistant" for m in messages) < 2:
+                    raise ValueError(f"{str(error).partition(':')[0]}: raise data.max_length.") from error
                 messages = messages[:-2]
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -28,6 +30,21 @@ def require(config: Any, field: str, holds: bool, advice: str) -> None:
     """Used by a dataclass to check itself. Raises ConfigError when `holds` is false."""
     if not holds:
         raise ConfigError(field, getattr(config, field), advice)
+
+
+def numbers(option: str, text: str, advice: str, count: int | None = None) -> list[float]:
+    """Numbers above 0 from the text of a command's option, separated by commas; `count` of them.
+
+    Raises:
+        ConfigError: for anything else.
+    """
+    try:
+        found = [float(part) for part in text.split(",")]
+    except ValueError:
+        found = []
+    if not found or not all(0 < number < math.inf for number in found) or count not in (None, len(found)):
+        raise ConfigError(option, text, advice)
+    return found
 
 
 def build(kind: type[T], values: Any, at: str = "") -> T:
@@ -106,23 +123,31 @@ def read_file(path: Path) -> dict[str, Any]:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError("config", str(path), f"can't be read ({error.strerror}): give a YAML or JSON file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError("config", str(path), f"is no text in UTF-8 ({error.reason} at {error.start})") from error
     try:
         values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (ValueError, yaml.YAMLError) as error:
-        first = str(error).splitlines()[0]
-        raise ConfigError("config", str(path), f"is not valid {path.suffix[1:] or 'YAML'}: {first}") from error
+        kind = "JSON" if path.suffix == ".json" else "YAML"
+        raise ConfigError("config", str(path), f"is not valid {kind}: {_reason(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError("config", str(path), "must hold a mapping of fields")
     return values
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a text, in one line, and where."""
+    mark = getattr(error, "problem_mark", None)
+    return f"{error.problem} in line {mark.line + 1}" if mark else str(error).splitlines()[0]
 
 
 def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
     """`values` with `dotted.field=value` assignments applied; values are read as YAML.
 
     Raises:
-        ConfigError: for an assignment without "=" or through a field that is no mapping.
+        ConfigError: for an assignment without "=", through a field that is no mapping, or of what is no YAML.
     """
-    result = json.loads(json.dumps(values))
+    result = copy.deepcopy(values)
     for assignment in assignments:
         name, separator, text = assignment.partition("=")
         if not separator or not name:
@@ -133,7 +158,10 @@ def override(values: dict[str, Any], assignments: list[str]) -> dict[str, Any]:
             place = place.setdefault(part, {})
             if not isinstance(place, dict):
                 raise ConfigError("--set", assignment, f"{part} is no group of fields")
-        place[last] = yaml.safe_load(text)
+        try:
+            place[last] = yaml.safe_load(text)
+        except (ValueError, yaml.YAMLError) as error:
+            raise ConfigError("--set", assignment, f"its value is not valid YAML: {_reason(error)}") from error
     return result
 
 

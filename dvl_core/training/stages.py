@@ -21,6 +21,7 @@ from .optimizer import MuonAdamW
 from .packing import Packer
 from .precision import fast_dtype
 from .replay import Replay
+from .settings import ConfigError
 from .steps import PackedLanguage, VisionWarmup
 
 HEADS_FILE = "heads.safetensors"  # beside the checkpoint of the vision stage, no part of the model
@@ -87,8 +88,10 @@ class Hardware:
         """`auto` is a CUDA GPU where there is one; it gets a worker for every core but one, a CPU a single worker.
 
         Raises:
-            ValueError: for a device that there isn't.
+            ValueError: for a device that there isn't, or a number of workers that can't be.
         """
+        if workers is not None and workers < 1:
+            raise ConfigError("--workers", workers, "must be at least 1")
         if device == "auto" and not torch.cuda.is_available():
             device = "cpu"
         chosen, _ = resolve_device(device)
@@ -123,6 +126,17 @@ class Bundle:
 def picture_slice(tokenizer, picture_tokens: int = CELLS**2) -> slice:
     """Where the picture stands in every packed row."""
     return Packer(tokenizer, picture_tokens, block_size=8, length=picture_tokens, diffusion=False).picture_at
+
+
+def check_checkpoint(folder: Path, kind: type) -> None:
+    """Refuse a folder that holds no model of a class, by what its config.json says. Raises ValueError."""
+    wanted = kind.config_class.model_type
+    try:
+        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))["model_type"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{folder} is no folder of a {wanted} model: it has no usable config.json") from error
+    if found != wanted:
+        raise ValueError(f"{folder} holds a {found} model, not a {wanted} one")
 
 
 class Log:

@@ -13,6 +13,7 @@ from functools import lru_cache, partial
 from typing import Any, Protocol
 
 import numpy as np
+import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from ..tinyworld import draw, sample
@@ -20,6 +21,7 @@ from .config import DataConfig, ObjectiveConfig
 from .llava import LlavaSamples
 from .options import annealed_block_size
 from .rows import Row, RowEncoder, collate, draw_noise
+from .settings import ConfigError
 
 _TRIES = 100  # unusable samples in a row before it is called a mistake in the configuration
 TINYWORLD_HELD_OUT = 900_000_000  # first test seed of the held-out loss; benchmarks use smaller ones
@@ -139,8 +141,8 @@ class SlotRows(Dataset):
             row.skipped = skipped
             return row
         name, reason = skipped[-1]
-        raise ValueError(f"{_TRIES} samples in a row can't be used, the last one {name}: {reason} "
-                         "Check data.files and data.image_folder.")
+        hint = "" if "data.max_length" in reason else " Check data.files and data.image_folder."
+        raise ValueError(f"{_TRIES} samples in a row can't be used, the last one {name}: {reason}{hint}")
 
 
 class SlotBatches(Sampler):
@@ -183,13 +185,20 @@ def open_data(config: DataConfig, seed: int) -> DataSet:
         return DataSet(train, Order(indices, seed), test, Order(None, None), config.samples)
     samples = LlavaSamples(config.files, config.image_folder)
     shuffled = np.random.default_rng([seed, 4]).permutation(len(samples))
-    kept, train = np.split(shuffled, [min(config.held_out, len(shuffled) - 1)])
+    if config.held_out >= len(samples):
+        raise ConfigError("data.held_out", config.held_out, f"must be below the number of samples, {len(samples)}")
+    kept, train = np.split(shuffled, [config.held_out])
     train = train[: config.samples]
     held_out = (samples, Order(kept, None)) if len(kept) else (None, None)
     return DataSet(samples, Order(train, seed), *held_out, len(train))
 
 
 def batches(rows: SlotRows, slots: Sampler, pad_id: int, workers: int, pin: bool) -> DataLoader:
-    """A loader of collated micro-batches, read and encoded by `workers` processes."""
+    """A loader of collated micro-batches, read and encoded by `workers` processes.
+
+    It draws a seed for them whenever it is begun: from a generator of its own, so that dropout after a resume is what
+    it would have been.
+    """
     gather: Callable = partial(collate, pad_id=pad_id)
-    return DataLoader(rows, batch_sampler=slots, collate_fn=gather, num_workers=workers, pin_memory=pin)
+    return DataLoader(rows, batch_sampler=slots, collate_fn=gather, num_workers=workers, pin_memory=pin,
+                      generator=torch.Generator().manual_seed(0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field
@@ -18,12 +19,13 @@ from accelerate.utils import (
     DistributedType,
     GradientAccumulationPlugin,
     gather_object,
+    parse_flag_from_env,
     set_seed,
 )
 from PIL import Image
 
 from ..models.loading import load_model
-from .checkpoints import check_same_run, latest, load_point, save_model, save_point, sharded
+from .checkpoints import check_same_run, latest, load_point, open_folder, save_model, save_point, sharded
 from .config import TrainConfig, same_run
 from .ema import WeightAverage
 from .learner import QUARTILES, Learner
@@ -67,6 +69,7 @@ class Trainer:
         self.config, self.folder = config, Path(config.output)
         self.tasks = check_tasks(config.evaluation)
         check_tracker(config.logging)
+        open_folder(self.folder)
         check_same_run(self.folder, same_run(plain(config)))
         self.accelerator = _accelerator(config)
         self._check_sharding()
@@ -120,9 +123,11 @@ class Trainer:
         self._resume()
         self.log = RunLog(self.folder, self.config, self.accelerator, self.update, self.updates)
         self._record()
-        if self.update == 0:
-            self._measure()
-        self._train()
+        self.log.write(self.update, processes=self.accelerator.num_processes, device=self.accelerator.device.type)
+        with self.log.bar:
+            if self.update == 0:
+                self._measure()
+            self._train()
         finished = self.folder / "model"
         if not (finished / "config.json").exists():
             with self._averaged():
@@ -197,11 +202,10 @@ class Trainer:
         loss = total[1] / passes
         self.window.add(loss, [total[i : i + 2] for i in range(2, 2 + 2 * QUARTILES, 2)])
         self.update += 1
-        self.log.advance(loss)
+        self.skipped += int(total[0])
+        self.log.advance(loss, self.skipped)
         if total[0]:
-            self.skipped += int(total[0])
-            for name, reason in gather_object(skipped):
-                self.log.write(self.update, skipped=name, reason=reason)
+            self.log.skip(self.update, gather_object(skipped))
         if not math.isfinite(loss):
             raise ValueError(f"the loss became {loss} at update {self.update}: lower optimizer.lr, or clip harder")
         last = self.update == self.updates
@@ -229,7 +233,8 @@ class Trainer:
         evaluation = self.config.evaluation
         if not evaluation.every:
             return
-        if not hasattr(self, "held_out"):
+        begins = not hasattr(self, "held_out")
+        if begins:
             self.held_out = HeldOut(self.config, self.data, self.encode, self.block_size, self.pad_id,
                                     self.accelerator)
         with self._averaged():
@@ -238,6 +243,8 @@ class Trainer:
                 model = self.accelerator.unwrap_model(self.learner).model
                 found |= benchmark(model, self.processor, self.tasks, evaluation.samples)
             self.accelerator.wait_for_everyone()
+        if begins:  # the same rows every time
+            self.log.skip(self.update, self.held_out.skipped, rows="held out")
         if found:
             self.log.write(self.update, **found)
 
@@ -246,8 +253,14 @@ class Trainer:
 
 
 def _accelerator(config: TrainConfig) -> Accelerator:
-    processes = PartialState().num_processes
+    cpu = parse_flag_from_env("ACCELERATE_USE_CPU")  # read by accelerate only where no state exists yet
+    processes = PartialState(cpu=cpu).num_processes
+    launched = int(os.environ.get("WORLD_SIZE", 1))
+    if processes < launched:
+        raise ValueError(f"{launched} processes were launched and each would train alone: "
+                         "set ACCELERATE_USE_CPU=true for processes without GPUs")
     accelerator = Accelerator(
+        cpu=cpu,
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
         gradient_accumulation_plugin=GradientAccumulationPlugin(
             num_steps=config.accumulation(processes), sync_with_dataloader=False
