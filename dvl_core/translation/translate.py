@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -14,7 +15,7 @@ from .config import TranslationConfig, TranslationError, first_line
 from .plan import plan_weights
 from .source import CheckpointReader, model_type, open_source, read_config, read_tower_config
 from .vocabulary import Vocabulary, make_vocabulary
-from .writer import ShardWriter, check_destination
+from .writer import ShardWriter, check_destination, write_json
 
 # Fields that say what a checkpoint is, not what the model is like.
 _IDENTITY = ("model_type", "architectures", "transformers_version", "_name_or_path", "auto_map", "torch_dtype")
@@ -140,6 +141,10 @@ class _Job:
         """Tokenizer and picture processor, which a stock processor is made of."""
         self.processor.tokenizer.save_pretrained(folder)
         self.processor.image_processor.save_pretrained(folder)
+        file = folder / "tokenizer_config.json"
+        said = json.loads(file.read_text(encoding="utf-8"))
+        said.pop("processor_class", None)  # ours; without it AutoProcessor takes the one of the model
+        write_json(file, said)
 
 
 def _forward(family: Family, folder: Path, config: TranslationConfig) -> _Job:
