@@ -11,6 +11,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .training.config import load_config
+from .training.precision import flush_denormals
+from .training.trainer import Trainer
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options."""
@@ -25,13 +29,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 2 on a configuration, a checkpoint or data that can't be used (one sentence on standard error)."""
     options = parse(arguments)
-    from .training.config import load_config  # torch is slow to import; --help need not wait
-
     try:
         config = load_config(options.config, options.set)
-        from .training.precision import flush_denormals
-        from .training.trainer import Trainer
-
         flush_denormals()
         Trainer(config).run()
     except ValueError as error:
