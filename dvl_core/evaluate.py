@@ -18,7 +18,7 @@ from dataclasses import asdict, fields
 from .decoding import DecodingConfig
 from .decoding.strategies import STRATEGIES
 from .evaluation import evaluate, evaluate_pictures, load_questions, mean_exact, share_right
-from .models.loading import load_model
+from .models.loading import check_folder, load_model
 from .tinyworld import TASKS
 
 
@@ -62,6 +62,8 @@ def check(options: argparse.Namespace) -> None:
     for name in ("samples", "batch"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
+    for path in filter(None, (options.model, options.parent)):
+        check_folder(path)
     if options.pictures:
         load_questions(options.pictures)
     unknown = [] if options.tasks == "all" else [t for t in options.tasks.split(",") if t not in TASKS]

@@ -76,6 +76,8 @@ def main(argv: list[str] | None = None) -> int:
         decoding_config(arguments, trained_block_size=8)  # refuse bad settings before a large model loads
         if arguments.trace and not arguments.trace.parent.is_dir():
             raise ValueError(f"trace: the folder {arguments.trace.parent} does not exist; make it first.")
+        if arguments.trace and arguments.trace.is_dir():
+            raise ValueError(f"trace: {arguments.trace} is a folder; name a file.")
         observe = Observe(arguments.candidates, arguments.entropy, tuple(arguments.attention))
         model, processor = load_model(arguments.model, arguments.device, arguments.dtype)
         limits = Limits(max_new_tokens=MAX_NEW_TOKENS, max_block_size=MAX_BLOCK_SIZE)

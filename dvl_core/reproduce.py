@@ -17,11 +17,13 @@ from __future__ import annotations
 import argparse
 import sys
 import zlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from .folders import make_folder
 from .models.checkpoint import CheckpointError
-from .models.loading import load_model
+from .models.loading import check_folder, load_model, outline_model
 from .reproduction.exams import sudoku_exam, tinyworld_exam
 from .reproduction.experiments import ASKED, EXPERIMENTS, Lab
 from .reproduction.results import write
@@ -109,6 +111,14 @@ def bundled_settings(options: argparse.Namespace, tasks: list[str]) -> dict[str,
             "weights": [checksum(options.model), checksum(options.parent)]}
 
 
+def check_models(options: argparse.Namespace) -> None:
+    """Refuse models that can't be compared, before anything is trained. Raises ValueError."""
+    if options.parent:
+        check_folder(options.parent)
+    if not outline_model(options.model).model.config.enable_bd3lm:
+        raise ValueError(f"model={options.model!r} is autoregressive: give a block-diffusion model, and it as --parent")
+
+
 def run(options: argparse.Namespace) -> None:
     """Make the rows that are not there yet; after each experiment the results are written anew."""
     names, seeds, tasks = check(options)
@@ -116,17 +126,24 @@ def run(options: argparse.Namespace) -> None:
     lab = Lab(Store(options.out, options.work, {"scale": options.scale} | scale.to_json()), scale)
     stores = {name: lab.store for name in EXPERIMENTS}
     if BUNDLED in names:
+        check_models(options)
         stores[BUNDLED] = Store(options.out, options.work, bundled_settings(options, tasks))
     for name in names:  # refuse before anything is trained
         for seed in seeds:
             stores[name].rows(name, seed)
+    make_folder("out", options.out)
+    make_folder("work", options.work)
     for name in names:
         for seed in seeds if name != BUNDLED else seeds[:1]:  # the bundled model is one, whatever the seed
             rows = bundled_rows(options, tasks) if name == BUNDLED else EXPERIMENTS[name](lab, seed)
-            for row, made in stores[name].fill(name, seed, rows):
+            for row, made in stores[name].fill(name, seed, rows, partial(_begins, seed, name)):
                 print(f"seed {seed}  {name:<10}  {row:<32}  accuracy {made['accuracy']:.3f}  "
                       f"{made.get('train_seconds', 0):.0f} + {made['seconds']:.1f} s", flush=True)
             write(options.out)
+
+
+def _begins(seed: int, name: str, row: str) -> None:
+    print(f"seed {seed}  {name:<10}  {row:<32}  begins", file=sys.stderr, flush=True)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,6 +13,10 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .training.config import load_config
+from .training.precision import flush_denormals
+from .training.trainer import Trainer
+
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options."""
@@ -32,9 +36,6 @@ def main(arguments: list[str] | None = None) -> int:
         from .training.config import load_config  # torch is slow to import; --help need not wait
 
         config = load_config(options.config, options.set)
-        from .training.precision import flush_denormals
-        from .training.trainer import Trainer
-
         flush_denormals()
         trainer = Trainer(config)
         finished = trainer.run()

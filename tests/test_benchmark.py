@@ -10,11 +10,12 @@ from tiny import MASK, tiny_model
 from dvl_core import DecodingConfig
 from dvl_core.benchmark.__main__ import main
 from dvl_core.benchmark.plain import plain_blocks, whole_answer
-from dvl_core.benchmark.sizes import random_model, weight_bytes
+from dvl_core.benchmark.sizes import random_ids, random_model, sized_model, weight_bytes
 from dvl_core.benchmark.suites import app_suite, left_to_right, observe_suite, ours
 from dvl_core.benchmark.timing import Measurement, Outcome, copy_bandwidth, interleaved
 from visualize.benchmark import main as draw
 
+BUNDLED = Path(__file__).parents[1] / "assets" / "tinyvl"
 CPU = torch.device("cpu")
 
 
@@ -69,7 +70,21 @@ def test_sizes_are_what_they_are_called():
     assert weight_bytes(random_model("1m", CPU, torch.float32)) > 3e6
     assert copy_bandwidth(CPU, megabytes=8, repeats=3) > 1e8
     with pytest.raises(ValueError, match="size must be one of"):
-        random_model("9t", CPU, torch.float32)
+        sized_model("9t", CPU, torch.float32)
+
+
+def test_a_checkpoint_is_measured_like_a_random_model(capsys):
+    short = "--prompt 8 --answer 16 --repeats 1 --device cpu --json".split()
+    assert main(["--suite", "decode,train", "--size", str(BUNDLED), *short]) == 0
+    shown = capsys.readouterr()
+    decode, train = json.loads(shown.out)
+    assert decode["size"] == "tinyvl" and decode["same_ids_as_plain"] and train["same_loss"]
+    assert {row["tokens"] for row in decode["rows"]} == {16}  # it does not end by itself
+    assert "decode: warming up" in shown.err and "train: turn 1 of 1" in shown.err
+    model = sized_model(str(BUNDLED), CPU, torch.float32)
+    assert not (random_ids(model, 50, 50) == model.config.image_token_id).any()
+    with pytest.raises(ValueError, match="autoregressive checkpoint"):
+        sized_model(str(BUNDLED.with_name("tinyvl-ar")), CPU, torch.float32)
 
 
 def test_the_command_measures_keeps_and_draws(tmp_path, capsys):
@@ -94,18 +109,34 @@ def test_the_command_measures_keeps_and_draws(tmp_path, capsys):
     assert all(file.stat().st_size > 5000 for file in tmp_path.glob("*.png")) and len(list(tmp_path.glob("*.png"))) == 3
     assert draw([str(tmp_path / "nothing")]) == 2
     assert main(["--suite", "decode", *short]) == 0
-    assert "| plain loop | 16 | 19 |" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "| plain loop | 16 | 19 |" in shown and f"threads, torch {torch.__version__}." in shown
+    (tmp_path / "foreign.json").write_text('{"rows": [{}]}')
+    assert draw([str(tmp_path)]) == 2
+    assert "foreign.json does not hold numbers of the benchmark" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("bad", ["--suite chess", "--size 9t", "--repeats 0", "--suite growth --answers 8,x"])
-def test_what_can_not_be_measured_is_refused(bad, capsys):
+@pytest.mark.parametrize(
+    ("bad", "says"),
+    [
+        ("--suite chess", "suite must be"), ("--size 9t", "size must be"), ("--size tests", "has no config.json"),
+        ("--repeats 0", "repeats must be"), ("--suite growth --answers 8,x", "answers must be"),
+        ("--prompt 0", "prompt must be"), ("--prompt -8", "prompt must be"), ("--answer 12", "answer must be whole"),
+        ("--suite train --answer 0", "answer must be"), ("--suite train --dtype float16", "dtype must be"),
+        ("--dtype int8", "dtype must be"), ("--suite app --model nowhere", "no folder nowhere"),
+        (f"--out {__file__}", "out: the folder"),
+    ],
+)  # fmt: skip
+def test_what_can_not_be_measured_is_refused(bad, says, capsys, monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
     assert main([*bad.split(), "--device", "cpu"]) == 2
-    assert capsys.readouterr().err.startswith("error: ")
+    said = capsys.readouterr().err  # and nothing was measured before it
+    assert said.startswith("error: ") and says in said and len(said.splitlines()) == 1
 
 
 def test_observation_and_the_app_are_measured_against_themselves():
     rows = {row["name"]: row for row in observe_suite("1m", CPU, torch.float32, 1)["rows"]}
     assert set(rows) == {"nothing", "candidates", "entropy", "attention"}
     assert len({row["forwards"] for row in rows.values()}) == 1
-    app = {row["name"]: row for row in app_suite(Path(__file__).parents[1] / "assets" / "tinyvl", 1)["rows"]}
+    app = {row["name"]: row for row in app_suite(BUNDLED, CPU, torch.float32, 1)["rows"]}
     assert app["first token"]["forwards"] < app["an answer"]["forwards"] and app["an answer"]["tokens"] > 1

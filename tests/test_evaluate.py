@@ -78,6 +78,9 @@ def test_command_line_refuses(extra, capsys):
 def test_a_missing_model_is_refused(capsys):
     assert main(["--model", "/no/such/folder"]) == 2
     assert "/no/such/folder" in capsys.readouterr().err
+    assert main(["--model", str(ASSETS / "tinyvl"), "--parent", "/no/such/parent"]) == 2
+    shown = capsys.readouterr()
+    assert "/no/such/parent" in shown.err and not shown.out  # before the child is asked anything
 
 
 def test_mean_is_over_tasks():

@@ -55,6 +55,10 @@ def test_one_answer_with_its_trace(capsys, picture, tmp_path, monkeypatch, reque
         (("--prompt", "Hi", "--image", "nowhere.png"), "nowhere.png"),
         (("--prompt", "Hi", "--model", "tests"), "not a checkpoint folder"),
         (("--prompt", "Hi", "--device", "abacus"), "device must be"),
+        (("--prompt", "Hi", "--dtype", "int8"), "dtype must be"),
+        (("--prompt", "Hi", "--model", "assets/nothing"), "There is no folder assets/nothing"),
+        (("--prompt", "Hi", "--trace", "nowhere/trace.json"), "trace: the folder nowhere does not exist"),
+        (("--prompt", "Hi", "--trace", "tests"), "trace: tests is a folder"),
     ],
 )
 def test_what_cannot_be_used_is_said_in_a_sentence(capsys, monkeypatch, request, arguments, says):

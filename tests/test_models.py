@@ -14,6 +14,7 @@ import dvl_core
 from dvl_core.decoding.masks import block_causal_mask
 from dvl_core.models import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.models.checkpoint import CheckpointError
+from dvl_core.models.loading import check_folder, resolve_device
 
 
 def stored_keys(folder):
@@ -100,10 +101,34 @@ def test_what_is_no_checkpoint_is_refused(tmp_path):
     (tmp_path / "config.json").write_text("{")
     with pytest.raises(CheckpointError, match="can't be loaded"):
         dvl_core.load_model(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen2", "hidden_size": "x"}))
+    with pytest.raises(CheckpointError, match="config.json can't be loaded: .*'hidden_size' expected int"):
+        dvl_core.load_model(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_no_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    check_folder("assets/nothing")
+    (tmp_path / "assets").mkdir()
+    with pytest.raises(CheckpointError, match="There is no folder assets/nothing"):
+        check_folder("assets/nothing")
+
+
+def test_devices_and_dtypes_that_are_not_there(tmp_path, monkeypatch):
+    (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match="device must be"):
         dvl_core.load_model(tmp_path, device="abacus")
-    with pytest.raises(ValueError, match="dtype must be"):
-        dvl_core.load_model(tmp_path, dtype="float3")
+    for dtype in ("float3", "int8", "nn"):
+        with pytest.raises(ValueError, match="dtype must be"):
+            dvl_core.load_model(tmp_path, dtype=dtype)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    with pytest.raises(ValueError, match="device 'mps': torch finds no Apple GPU"):
+        resolve_device("mps")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(ValueError, match="the last GPU here is cuda:1"):
+        resolve_device("cuda:2")
+    assert resolve_device("cuda:1")[0] == torch.device("cuda:1")
 
 
 def test_pictures_and_placeholders_must_agree():

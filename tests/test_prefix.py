@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from parents import PARENTS
 from PIL import Image
 from tiny import IMAGE, padded, prompts
 
@@ -142,18 +143,21 @@ def ask(text, picture=None):
     return {"role": "user", "content": [*shown, {"type": "text", "text": text}]}
 
 
-@pytest.mark.parametrize("name", ["qwenvl_untied", "qwenlm_untied"])
-def test_a_conversation_in_the_engine_goes_on_with_its_cache(name, checkpoint_with_tokenizer):
-    model, processor = dvl_core.load_model(checkpoint_with_tokenizer(name))
+@pytest.mark.parametrize("name", ["qwenvl_untied", "qwenlm_untied", *PARENTS])
+def test_a_conversation_in_the_engine_goes_on_with_its_cache(name, checkpoint_with_tokenizer, translated):
+    folder = translated(name)[1] if name in PARENTS else checkpoint_with_tokenizer(name)
+    model, processor = dvl_core.load_model(folder)
     picture = Image.effect_noise((90, 70), 60).convert("RGB")
     engine, fresh = Engine(model, processor), Engine(model, processor)
     config = engine.config(max_new_tokens=16)
     messages = [ask("What is it?", picture)]
+    shown = processor.apply_chat_template(messages)["input_ids"][0] == processor.image_token_id
     first = engine.answer(messages, config)
     assert first.steps[0].known is None
-    messages += [{"role": "assistant", "content": first.text}, ask("And how many?")]
-    second = engine.answer(messages, config)
-    assert second.steps[0].known > 64 and all(step.known is None for step in second.steps[1:])
-    alone = engine.answer(messages, config, alone=True)
-    assert alone.steps[0].known is None and alone.answer_ids() == second.answer_ids()
-    assert fresh.answer(messages, config).answer_ids() == second.answer_ids()
+    for question in (ask("And how many?"), ask("And here?", picture.resize((40, 90)))):
+        messages += [{"role": "assistant", "content": first.text}, question]
+        again = engine.answer(messages, config)
+        assert again.steps[0].known > shown.nonzero().max() and all(step.known is None for step in again.steps[1:])
+        alone = engine.answer(messages, config, alone=True)
+        assert alone.steps[0].known is None and alone.answer_ids() == again.answer_ids()
+        assert fresh.answer(messages, config).answer_ids() == again.answer_ids()

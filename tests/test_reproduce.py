@@ -3,11 +3,12 @@
 import json
 import math
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
 
-from dvl_core import reproduce
+from dvl_core import reproduce, tinyworld
 from dvl_core.reproduction import aggregate, experiments, findings, report, results
 from dvl_core.reproduction.exams import sudoku_exam
 from dvl_core.reproduction.experiments import EXPERIMENTS, OPTIONS
@@ -20,6 +21,7 @@ from dvl_core.reproduction.world import TASKS, talk, unseen
 from dvl_core.tinyworld.sampling import split_of
 from dvl_core.tinyworld.tokenizer import build_tokenizer
 
+ASSETS = Path(__file__).parents[1] / "assets"
 IGNORE = -100
 
 
@@ -125,11 +127,21 @@ def test_settings_that_cannot_work_are_named(make, field):
     (["--experiments", "bundled"], "bundled needs --model"),
     (["--experiments", "bundled", "--model", "x", "--tasks", "sudokus"], "tasks='sudokus'"),
     (["--questions", "0"], "questions=0 must be at least 1"),
+    (["--experiments", "bundled", "--model", str(ASSETS / "tinyvl-ar")], "tinyvl-ar' is autoregressive"),
+    (["--experiments", "bundled", "--model", str(ASSETS / "tinyvl"), "--parent", "/nowhere"], "no folder /nowhere"),
+    (["--work", __file__], f"work: the folder {__file__} can't be made"),
 ])
 def test_options_that_cannot_work_are_named(tmp_path, capsys, arguments, message):
     assert reproduce.main([*arguments, "--out", str(tmp_path)]) == 2
     assert message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_the_command_of_bundled_results_names_its_tasks():
+    settings = {"model": "m", "parent": None, "tasks": ["copy", "title"], "questions": 4}
+    assert results._command("bundled", [0], settings).endswith("--model m --tasks copy,title --questions 4")
+    settings["tasks"] = list(tinyworld.TASKS)
+    assert results._command("bundled", [0], settings).endswith("--model m --questions 4")
 
 
 # The tiny scale end to end
@@ -165,8 +177,9 @@ def test_a_stopped_run_goes_on_and_a_finished_one_trains_nothing(tiny, capsys):
     path.write_text(json.dumps(data | {"complete": False}))
     capsys.readouterr()
     assert command(tiny, "--experiments", "conversion") == 0
-    printed = capsys.readouterr().out.splitlines()
-    assert len(printed) == 1 and "25 %" in printed[0]
+    shown = capsys.readouterr()
+    printed, begun = shown.out.splitlines(), [line for line in shown.err.splitlines() if line.endswith("begins")]
+    assert len(printed) == len(begun) == 1 and "25 %" in printed[0] and "25 %" in begun[0]
     again = json.loads(path.read_text())
     assert again["rows"]["25 %"]["tasks"] == json.loads(before)["rows"]["25 %"]["tasks"]
     assert again["rows"]["parent"] == data["rows"]["parent"]

@@ -11,7 +11,14 @@ import json
 import pytest
 import torch
 from parents import PARENTS, PICTURE, ask, save_parent, shake
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, SiglipVisionModel
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    ProcessorMixin,
+    SiglipVisionModel,
+)
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING
 from transformers.models.llava_onevision.processing_llava_onevision import LlavaOnevisionProcessor
 
 import dvl_core
@@ -208,7 +215,7 @@ def test_configurations_and_names_of_older_files(small_translation, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize("kind", PARENTS)
-def test_a_trained_model_goes_back(translated, tmp_path, kind):
+def test_a_trained_model_goes_back(translated, tmp_path, kind, monkeypatch):
     """Saved by training, it loads again; written in the published layout or as the plain class it says the same."""
     model, processor = dvl_core.load_model(translated(kind)[1])
     shake(model)
@@ -230,6 +237,8 @@ def test_a_trained_model_goes_back(translated, tmp_path, kind):
     made = translate(trained, tmp_path / "stock", TranslationConfig(layout="stock"))
     plain = stock(tmp_path / "stock")
     assert made.model_type == plain.config.model_type == kind
+    monkeypatch.setattr(ProcessorMixin, "from_pretrained", classmethod(lambda cls, *_, **__: cls))  # needs torchvision
+    assert AutoProcessor.from_pretrained(tmp_path / "stock") is PROCESSOR_MAPPING[type(plain.config)]
     assert type(plain) is next(family.stock for family in FAMILIES if family.source_type == kind)
     causal = model(**inputs, block_size=1).logits
     torch.testing.assert_close(parent_logits(plain, model, inputs), causal, atol=1e-5, rtol=0)

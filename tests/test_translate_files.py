@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+import re
 import sys
 import weakref
 
 import pytest
 import torch
 from fixtures import vl_config
-from parents import ADDED, SPARE, ask, parent_tokenizer, save_parent
+from parents import ADDED, PARENTS, SPARE, ask, parent_tokenizer, save_parent
 from qwen_tokenizer import qwen_tokenizer
 from safetensors import safe_open
 from transformers import AutoTokenizer
@@ -110,6 +111,15 @@ def test_the_mask_token_that_is_there_is_taken(small_translation, tmp_path):
     assert translate(source, tmp_path / "own", small_translation("qwen2_5_vl")).mask_token == "<|mdm|>"
     again = AutoTokenizer.from_pretrained(tmp_path / "own")
     assert again.mask_token_id == made.mask_id
+
+
+@pytest.mark.parametrize("kind", PARENTS)
+def test_a_mask_token_that_is_something_else_is_refused(translated, small_translation, tmp_path, kind):
+    image = "<image>" if kind == "llava_onevision" else "<|image_pad|>"
+    for token in ("<|im_end|>", "<|im_start|>", "<|endoftext|>", image):
+        with pytest.raises(TranslationError, match=re.escape(f"mask_token: {token} ends turns")):
+            translate(translated(kind)[0], tmp_path / "made", small_translation(kind, mask_token=token))
+    assert not list(tmp_path.iterdir())
 
 
 def weights(folder):
@@ -252,6 +262,10 @@ def test_sources_that_can_not_be_translated(translated, small_translation, sigli
         (lambda folder: (folder / "preprocessor_config.json").unlink(), "processor"),
         (lambda folder: (folder / "config.json").write_text("{"), "can't be read"),
         (lambda folder: (folder / "config.json").write_text('{"model_type": "qwen2_5_vl"}'), "processor"),
+        (lambda folder: (folder / "config.json").write_text('{"model_type": "qwen2_5_vl", "hidden_size": "x"}'),
+         r"config.json is not valid: .*'hidden_size' expected int"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{}"), "index.json lists no tensors"),
+        (lambda folder: (folder / "model.safetensors.index.json").write_text("{"), "index.json lists no tensors"),
     ],
 )
 def test_damaged_sources(small_translation, tmp_path, damage, words):
@@ -276,8 +290,8 @@ def test_tensors_that_do_not_fit_are_named(translated, small_translation, tmp_pa
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("layout", "other"), ("dtype", "int8"), ("block_size", 0), ("mask_token", "mask"), ("max_shard_size", "5"),
-     ("max_shard_size", "0MB"), ("min_pixels", 0), ("max_pixels", 3)],
+    [("layout", "other"), ("dtype", "int8"), ("block_size", 0), ("block_size", 4097), ("mask_token", "mask"),
+     ("max_shard_size", "5"), ("max_shard_size", "0MB"), ("min_pixels", 0), ("max_pixels", 3)],
 )  # fmt: skip
 def test_settings_validate_themselves(field, value):
     with pytest.raises(ValueError, match=field):
@@ -295,7 +309,7 @@ def test_the_command(translated, siglip, tmp_path, capsys):
     assert main([str(source), str(tmp_path / "made"), *options]) == 2
     assert "exists already" in capsys.readouterr().err
     assert main([str(source), str(tmp_path / "other"), "--block-size", "0"]) == 2
-    assert "block_size must be 1 or more" in capsys.readouterr().err
+    assert "block_size must be a whole number from 1 to 4096; got 0." in capsys.readouterr().err
 
 
 def test_a_stopped_command_says_how_to_go_on(translated, tmp_path, capsys, monkeypatch):
@@ -322,6 +336,16 @@ def test_repositories_are_downloaded(translated, small_translation, tmp_path, mo
     monkeypatch.setattr(reading, "snapshot_download", download)
     translate("somebody/some-model", tmp_path / "made", small_translation("qwen3_vl"))
     assert asked == ["somebody/some-model"] and digest(tmp_path / "made") == digest(whole)
+
+
+def test_a_repository_that_can_not_be_reached(tmp_path, monkeypatch):
+    def download(*_, **__):
+        raise OSError("connection refused\nand advice")
+
+    monkeypatch.setattr(reading, "snapshot_download", download)
+    words = r"somebody/some-model can't be downloaded \(connection refused\): check the name and the network"
+    with pytest.raises(TranslationError, match=words):
+        translate("somebody/some-model", tmp_path / "made")
 
 
 def test_families_are_registered_once():

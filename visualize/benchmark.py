@@ -80,7 +80,12 @@ def main(argv: list[str] | None = None) -> int:
         print("error: there are no numbers; make some with python -m dvl_core.benchmark --out FOLDER.", file=sys.stderr)
         return 2
     for file in files:
-        figure(json.loads(file.read_text(encoding="utf-8"))).savefig(file.with_suffix(".png"))
+        try:
+            drawn = figure(json.loads(file.read_text(encoding="utf-8")))
+        except (ValueError, KeyError, TypeError, AttributeError):
+            print(f"error: {file} does not hold numbers of the benchmark; remove it from there.", file=sys.stderr)
+            return 2
+        drawn.savefig(file.with_suffix(".png"))
         print(file.with_suffix(".png"))
     return 0
 

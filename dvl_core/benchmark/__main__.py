@@ -1,6 +1,7 @@
 """Measure this machine.
 
     python -m dvl_core.benchmark --suite decode --size 58m
+    python -m dvl_core.benchmark --suite decode --size assets/tinyvl
     python -m dvl_core.benchmark --suite decode --size 7b --device cuda --dtype bfloat16
     python -m dvl_core.benchmark --suite observe,train,app,growth --json
 
@@ -19,11 +20,13 @@ from typing import Any
 
 import torch
 
-from ..models.loading import resolve_device, resolve_dtype
-from .sizes import SIZES
-from .suites import app_suite, decode_suite, growth_suite, observe_suite, train_suite
+from ..folders import make_folder
+from ..models.loading import check_folder, resolve_device, resolve_dtype
+from .sizes import SIZES, check_size
+from .suites import SAME_LOSS, app_suite, decode_suite, growth_suite, observe_suite, train_suite
 from .timing import machine
 
+BLOCK = 8  # tokens that the decode suite denoises together
 SUITES = ("decode", "growth", "observe", "train", "app")
 
 
@@ -32,9 +35,10 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
         prog="python -m dvl_core.benchmark", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--suite", default="decode", help=f"one or more of {', '.join(SUITES)}, with commas")
-    parser.add_argument("--size", default="58m", help=f"of the random model: {', '.join(SIZES)}")
+    parser.add_argument("--size", default="58m", help=f"{', '.join(SIZES)}: a random model; or a checkpoint folder")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
-    parser.add_argument("--dtype", default="auto", help="auto (float32 on a CPU, bfloat16 on a GPU) or a torch dtype")
+    parser.add_argument("--dtype", default="auto",
+                        help="auto (float32 on a CPU, else bfloat16), float32, bfloat16 or float16")  # fmt: skip
     parser.add_argument("--prompt", type=int, default=256, help="tokens of the prompt")
     parser.add_argument("--answer", type=int, default=128, help="tokens of the answer")
     parser.add_argument("--answers", default="32,64,128,256,512,1024", help="growth suite: tokens of the answer")
@@ -48,20 +52,62 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
 
 
 def run_suite(name: str, options: argparse.Namespace, device: torch.device, dtype: torch.dtype) -> dict[str, Any]:
-    """The numbers of one suite. Raises ValueError naming the option that can't be."""
+    """The numbers of one suite."""
     if name == "decode":
         return decode_suite(options.size, device, dtype, options.prompt, options.answer, options.repeats)
     if name == "growth":
-        grown = {"answer": options.answers, "picture": options.pictures, "batch": options.batches}
-        grown = {what: _counts(f"{what}s" if what != "batch" else "batches", text) for what, text in grown.items()}
-        return growth_suite(options.size, device, dtype, grown, options.repeats)
+        return growth_suite(options.size, device, dtype, grown_counts(options), options.repeats)
     if name == "observe":
         return observe_suite(options.size, device, dtype, options.repeats)
     if name == "train":
         return train_suite(options.size, device, dtype, options.prompt, options.answer, options.repeats)
-    if name == "app":
-        return app_suite(options.model, options.repeats)
-    raise ValueError(f"suite must be one of {', '.join(SUITES)}; got {name!r}.")
+    return app_suite(options.model, device, dtype, options.repeats)
+
+
+def check(options: argparse.Namespace) -> list[str]:
+    """The suites asked for, before anything is measured; makes the folder of the numbers.
+
+    Raises:
+        ValueError: naming the option that can't be.
+    """
+    names = [name.strip() for name in options.suite.split(",")]
+    for name in names:
+        if name not in SUITES:
+            raise ValueError(f"suite must be one of {', '.join(SUITES)}; got {name!r}.")
+    for option in ("repeats", "prompt", "answer"):
+        if getattr(options, option) < 1:
+            raise ValueError(f"{option} must be at least 1; got {getattr(options, option)}.")
+    for option in ("prompt", "answer") if "decode" in names else ():
+        if getattr(options, option) % BLOCK:
+            raise ValueError(f"{option} must be whole blocks of {BLOCK} tokens; got {getattr(options, option)}.")
+    if "growth" in names:
+        grown_counts(options)
+    if names != ["app"]:
+        check_size(options.size)
+    if "app" in names:
+        check_folder(str(options.model))
+    if options.out:
+        make_folder("out", options.out)
+    return names
+
+
+def measured_dtype(name: str, device: torch.device, suites: list[str]) -> torch.dtype:
+    """The dtype asked for. Raises ValueError for one that does not exist, or in which nobody trains."""
+    if name == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    dtype = resolve_dtype(name, device)
+    if "train" in suites and dtype not in SAME_LOSS:
+        raise ValueError(f"dtype must be float32 or bfloat16 for the train suite; got {name!r}.")
+    return dtype
+
+
+def grown_counts(options: argparse.Namespace) -> dict[str, list[int]]:
+    """What grows in the growth suite, and how far."""
+    return {
+        "answer": _counts("answers", options.answers),
+        "picture": _counts("pictures", options.pictures),
+        "batch": _counts("batches", options.batches),
+    }
 
 
 def _counts(option: str, text: str) -> list[int]:
@@ -89,7 +135,9 @@ def table(result: dict[str, Any]) -> str:
             f"same loss as the doubled sequence: {result['same_loss']}"
         )
     columns = ("variant", "tokens", "forwards", "seconds (fastest to slowest)", "ms per forward", "tokens/s", "ratio")
-    lines = [heading, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    about = result["machine"]
+    where = f"On {about.get('gpu') or about['processor']}; {about['threads']} threads, torch {about['torch']}."
+    lines = [heading, where, "", f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
     for row in result["rows"]:
         name = f"{row['name']}, {row['grows']} {row['at']}" if "grows" in row else row["name"]
         lines.append(
@@ -105,16 +153,13 @@ def main(argv: list[str] | None = None) -> int:
     options = parse_arguments(argv)
     results = []
     try:
-        if options.repeats < 1:
-            raise ValueError(f"repeats must be at least 1; got {options.repeats}.")
+        names = check(options)
         device, _ = resolve_device(options.device)
-        dtype = torch.bfloat16 if options.dtype == "auto" and device.type == "cuda" else None
-        dtype = dtype or resolve_dtype(options.dtype, device)
-        for name in options.suite.split(","):
-            result = run_suite(name.strip(), options, device, dtype) | {"machine": machine(device)}
+        dtype = measured_dtype(options.dtype, device, names)
+        for name in names:
+            result = run_suite(name, options, device, dtype) | {"machine": machine(device)}
             results.append(result)
             if options.out:
-                options.out.mkdir(parents=True, exist_ok=True)
                 file = options.out / f"{result['suite']}-{result['size']}-{device.type}.json"
                 file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
             if not options.json:

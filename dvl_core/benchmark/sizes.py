@@ -1,12 +1,16 @@
-"""Random models in the shapes that the benchmark speaks of; nothing is downloaded."""
+"""What is measured: random models in the shapes that the benchmark speaks of, or a checkpoint."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..models import DiffusionVLQwenVLConfig, DiffusionVLQwenVLForConditionalGeneration
+from ..models.loading import check_folder, load_model
 
 
 @dataclass(frozen=True)
@@ -30,15 +34,39 @@ SIZES = {
 }
 
 
-@torch.no_grad()
-def random_model(name: str, device: torch.device, dtype: torch.dtype) -> DiffusionVLQwenVLForConditionalGeneration:
-    """A model of that size with random weights, made on the device; its answers never end by themselves.
+def check_size(size: str) -> None:
+    """Refuse what is neither the name of a size nor a checkpoint folder. Raises ValueError."""
+    if size not in SIZES and not Path(size).is_dir():
+        raise ValueError(f"size must be one of {', '.join(SIZES)}, or a checkpoint folder; got {size!r}.")
+    if size not in SIZES:
+        check_folder(size)
+
+
+def sized_model(size: str, device: torch.device, dtype: torch.dtype) -> Any:
+    """A random model of that size, or the checkpoint of that folder; its answers never end by themselves.
 
     Raises:
-        ValueError: for an unknown size.
+        ValueError: for neither, and for an autoregressive checkpoint.
     """
-    if name not in SIZES:
-        raise ValueError(f"size must be one of {', '.join(SIZES)}; got {name!r}.")
+    check_size(size)
+    if size in SIZES:
+        return random_model(size, device, dtype)
+    model, _ = load_model(size, str(device), dtype)
+    if not model.config.enable_bd3lm:
+        raise ValueError(f"size: {size} is an autoregressive checkpoint; give a block-diffusion one.")
+    model.config.eos_token_id = -1  # no token: every answer has its full length
+    return model
+
+
+def random_ids(model, rows: int, tokens: int) -> Tensor:
+    """Ids of a prompt, long [rows, tokens]; none holds a picture's place."""
+    ids = torch.randint(1, model.config.get_text_config().vocab_size - 3, (rows, tokens), device=model.device)
+    return ids.masked_fill(ids == model.config.image_token_id, 1)
+
+
+@torch.no_grad()
+def random_model(name: str, device: torch.device, dtype: torch.dtype) -> DiffusionVLQwenVLForConditionalGeneration:
+    """A model of a size of `SIZES` with random weights, made on the device; its answers never end by themselves."""
     size = SIZES[name]
     width = size.hidden // size.heads // 2
     sections = [width // 4, width - width // 4 - width // 3, width // 3]

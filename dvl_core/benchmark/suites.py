@@ -20,7 +20,7 @@ from ..training.answers import masked_token_losses, next_token_losses
 from ..training.flex import Attention
 from ..training.objective import IGNORE, add_noise, block_diffusion_loss, diffusion_forward
 from .plain import plain_blocks, whole_answer
-from .sizes import random_model, weight_bytes
+from .sizes import random_ids, sized_model, weight_bytes
 from .timing import Measurement, Outcome, copy_bandwidth, interleaved
 
 WHOLE_UNTIL = 128  # tokens; what a longer answer costs without a cache grows beyond patience
@@ -64,18 +64,18 @@ def first_difference(one: Sequence[int], other: Sequence[int]) -> int | None:
 def decode_suite(
     size: str, device: torch.device, dtype: torch.dtype, prompt: int, answer: int, repeats: int
 ) -> dict[str, Any]:
-    """Milliseconds, forwards and tokens per second of every way to decode, of one random model.
+    """Milliseconds, forwards and tokens per second of every way to decode, of one model.
 
     Args:
-        size: a name in `sizes.SIZES`.
+        size: a name in `sizes.SIZES`, or a checkpoint folder.
         prompt, answer: their lengths in tokens; whole blocks of 8.
         repeats: counted runs of each.
 
     Of `first_difference`: half precision rounds a pass over few tokens otherwise than one over many, so two ways to
     decode may part where two tokens are about equally likely.
     """
-    model = random_model(size, device, dtype)
-    ids = torch.randint(1, model.config.get_text_config().vocab_size - 3, (1, prompt), device=device)
+    model = sized_model(size, device, dtype)
+    ids = random_ids(model, 1, prompt)
     config = DecodingConfig(block_size=8, steps=8, max_new_tokens=answer)
     dynamic = replace(config, strategy="low_confidence_dynamic", threshold=0.9)
     variants: dict[str, Callable[[], Outcome]] = {
@@ -90,13 +90,13 @@ def decode_suite(
     }
     if device.type == "cuda":
         variants["ours, no graphs"] = lambda: ours_without_graphs(model, ids, config)
-    measured = interleaved(variants, repeats, device)
+    measured = interleaved(variants, repeats, device, "decode")
     bandwidth, read = copy_bandwidth(device, 1024 if device.type == "cuda" else 256), weight_bytes(model)
     floor, rows = 1000 * read / bandwidth, _rows(measured, "plain loop")
     pass_of_ours = next(row["milliseconds_per_forward"] for row in rows if row["name"] == "ours")
     differs = first_difference(measured["ours"].outcome.ids, measured["plain loop"].outcome.ids)
     return {
-        "suite": "decode", "size": size, "parameters": sum(p.numel() for p in model.parameters()),
+        "suite": "decode", "size": Path(size).name, "parameters": sum(p.numel() for p in model.parameters()),
         "dtype": str(dtype).removeprefix("torch."), "prompt": prompt, "answer": answer,
         "weight_bytes": read, "bandwidth": round(bandwidth), "floor_milliseconds": round(floor, 4),
         "floor_ratio": round(pass_of_ours / floor, 3), "same_ids_as_plain": differs is None,
@@ -113,7 +113,7 @@ def growth_suite(
         grown: the values of "answer" (tokens), "picture" (tokens) and "batch" (conversations) to measure. Answers up to
             `WHOLE_UNTIL` are denoised whole and without a cache too.
     """
-    model = random_model(size, device, dtype)
+    model = sized_model(size, device, dtype)
     rows = []
     for what, values in grown.items():
         for value in values:
@@ -123,19 +123,25 @@ def growth_suite(
             variants = {"ours": lambda ids=ids, config=config, shown=pictures: ours(model, ids, config, **shown)}
             if what == "answer" and value <= WHOLE_UNTIL:
                 variants["whole answer, no cache"] = lambda ids=ids, config=config: whole_answer(model, ids, config)
-            measured = interleaved(variants, repeats, device)
+            measured = interleaved(variants, repeats, device, f"growth, {what} {value}")
             rows += [{"grows": what, "at": value, **row} for row in _rows(measured, next(reversed(variants)))]
-    return {"suite": "growth", "size": size, "rows": rows}
+    return {"suite": "growth", "size": Path(size).name, "rows": rows}
 
 
 def picture_prompt(model, tokens: int, batch: int = 1) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """`batch` prompts of a random picture of `tokens` tokens, as square as may be, and 64 tokens of text."""
+    """`batch` prompts of a random picture of `tokens` tokens, as square as may be, and 64 tokens of text.
+
+    Raises:
+        ValueError: for a family whose pictures are not of any size.
+    """
+    if "image_grid_thw" not in model.vision_inputs:
+        raise ValueError("size: pictures of every size are measured of Qwen-VL checkpoints only.")
     vision, device = model.config.vision_config, model.device
     height = max(h for h in range(1, tokens + 1) if tokens % h == 0 and h * h <= tokens)
     grid = [1, height * vision.spatial_merge_size, tokens // height * vision.spatial_merge_size]
     patch = 3 * vision.temporal_patch_size * vision.patch_size**2
     pixels = torch.randn(batch * grid[1] * grid[2], patch, device=device, dtype=model.dtype)
-    ids = torch.randint(1, 500, (batch, 64 + tokens), device=device)
+    ids = random_ids(model, batch, 64 + tokens)
     ids[:, 32 : 32 + tokens] = model.config.image_token_id
     return ids, {"pixel_values": pixels, "image_grid_thw": torch.tensor([grid] * batch, device=device)}
 
@@ -152,9 +158,9 @@ def train_suite(
         prompt, answer: tokens of every row.
         batch: rows.
     """
-    model = random_model(size, device, dtype)
-    embeds = model.token_embeds(torch.randint(1, 500, (batch, prompt + answer), device=device)).detach()
-    labels = torch.randint(1, 500, (batch, prompt + answer), device=device)
+    model = sized_model(size, device, dtype)
+    embeds = model.token_embeds(random_ids(model, batch, prompt + answer)).detach()
+    labels = random_ids(model, batch, prompt + answer)
     labels[:, :prompt] = IGNORE
     draw = torch.Generator().manual_seed(0)
     blocks, tokens = (torch.rand(batch, n, generator=draw) for n in (-(-labels.shape[1] // 8), labels.shape[1]))
@@ -183,11 +189,12 @@ def train_suite(
         variants["ours, FlexAttention"] = lambda: answers("flex")
     variants["next token"] = next_tokens
     measured = interleaved(
-        {name: lambda name=name, loss=loss: step(name, loss) for name, loss in variants.items()}, repeats, device
+        {name: lambda name=name, loss=loss: step(name, loss) for name, loss in variants.items()}, repeats, device,
+        "train",
     )
     furthest = max(abs(losses[name] / losses["doubled sequence"] - 1) for name in variants if name.startswith("ours"))
     return {
-        "suite": "train", "size": size, "prompt": prompt, "answer": answer, "batch": batch,
+        "suite": "train", "size": Path(size).name, "prompt": prompt, "answer": answer, "batch": batch,
         "same_loss": furthest < SAME_LOSS[dtype],
         "rows": _rows(measured, "doubled sequence"),
     }  # fmt: skip
@@ -195,18 +202,19 @@ def train_suite(
 
 def observe_suite(size: str, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     """What each kind of observation adds to a run, against none."""
-    model = random_model(size, device, dtype)
+    model = sized_model(size, device, dtype)
     ids, pictures = picture_prompt(model, 64)
     config = DecodingConfig(block_size=8, steps=8, max_new_tokens=64)
     variants: dict[str, Callable[[], Outcome]] = {"nothing": lambda: ours(model, ids, config, **pictures)}
     for name, observe in OBSERVATIONS.items():
         variants[name] = lambda observe=observe: ours(model, ids, config, observe, **pictures)
-    return {"suite": "observe", "size": size, "rows": _rows(interleaved(variants, repeats, device), "nothing")}
+    measured = interleaved(variants, repeats, device, "observe")
+    return {"suite": "observe", "size": Path(size).name, "rows": _rows(measured, "nothing")}
 
 
-def app_suite(model_folder: Path, repeats: int) -> dict[str, Any]:
+def app_suite(model_folder: Path, device: torch.device, dtype: torch.dtype, repeats: int) -> dict[str, Any]:
     """The served model: time to the first token, to an answer of up to 64 tokens, and what sending its steps adds."""
-    model, processor = load_model(model_folder)
+    model, processor = load_model(model_folder, str(device), dtype)
     engine = Engine(model, processor)
     picture = {"type": "image", "image": Image.new("RGB", (512, 512), "white")}
     messages = [{"role": "user", "content": [picture, {"type": "text", "text": "Describe the picture."}]}]
@@ -232,7 +240,7 @@ def app_suite(model_folder: Path, repeats: int) -> dict[str, Any]:
     measured = interleaved(
         {"first token": first_token, "an answer": lambda: streamed(False), "an answer, sent": lambda: streamed(True),
          "an answer, asked again": lambda: streamed(False, alone=False)},
-        repeats, model.device,
+        repeats, model.device, "app",
     )  # fmt: skip
     return {"suite": "app", "size": model_folder.name, "rows": _rows(measured, "an answer")}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import platform
 import statistics
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import perf_counter
@@ -58,9 +59,11 @@ class Measurement:
 
 
 def interleaved(
-    variants: Mapping[str, Callable[[], Outcome]], repeats: int, device: torch.device
+    variants: Mapping[str, Callable[[], Outcome]], repeats: int, device: torch.device, title: str = ""
 ) -> dict[str, Measurement]:
     """Run every variant `repeats` times in turn, after one uncounted run of each.
+
+    A `title` is shown on standard error with the number of each turn.
 
     Raises:
         ValueError: when a variant does not do the same every time.
@@ -68,6 +71,8 @@ def interleaved(
     seconds: dict[str, list[float]] = {name: [] for name in variants}
     outcomes: dict[str, Outcome] = {}
     for turn in range(repeats + 1):
+        if title:
+            print(f"{title}: turn {turn} of {repeats}" if turn else f"{title}: warming up", file=sys.stderr, flush=True)
         for name, run in variants.items():
             gc.collect()
             synchronize(device)

@@ -18,7 +18,8 @@ from transformers.models.llava_onevision.image_processing_pil_llava_onevision im
 
 from ..models.block_diffusion import BlockDiffusionMixin
 from ..models.configuration import BlockDiffusionFields
-from ..processing.anyres import max_detail_tiles, plan_anyres
+from ..models.qwen_lm import separate_tiles
+from ..processing.anyres import AnyresPlan, max_detail_tiles, plan_anyres
 from ..processing.qwen_lm import DiffusionVLQwenProcessor
 from .family import Family
 
@@ -79,12 +80,24 @@ class DiffusionVLLlavaOnevisionForConditionalGeneration(BlockDiffusionMixin, Lla
         """Rows and columns of picture tokens, two grids per picture: overview, and detail with its newline column."""
         if image_sizes is None:
             return []
+        plans = self.picture_plans(image_sizes)
+        return [grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))]
+
+    def separate_pictures(
+        self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
+    ) -> list[dict[str, Tensor]]:
+        """The inputs of each picture by itself; joined along their first axis they are those of all."""
+        if image_sizes is None:
+            return []
+        return separate_tiles(pixel_values, image_sizes, self.picture_plans(image_sizes))
+
+    def picture_plans(self, image_sizes: Tensor) -> list[AnyresPlan]:
+        """How each picture is cut into tiles, given (height, width) of the originals, long [pictures, 2]."""
         tile = self.config.vision_config.image_size
         side = tile // self.config.vision_config.patch_size
         tiles = max_detail_tiles(self.config.vision_aspect_ratio)
         pinpoints = _canvases(self.config)
-        plans = [plan_anyres((w, h), pinpoints, tile, side, tiles, DECIMALS) for h, w in image_sizes.tolist()]
-        return [grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))]
+        return [plan_anyres((w, h), pinpoints, tile, side, tiles, DECIMALS) for h, w in image_sizes.tolist()]
 
 
 class DiffusionVLLlavaOnevisionProcessor(DiffusionVLQwenProcessor):

@@ -5,14 +5,22 @@ from __future__ import annotations
 import re
 from typing import Any
 
+from huggingface_hub.errors import StrictDataclassError
 from transformers.conversion_mapping import register_checkpoint_conversion_mapping
 from transformers.core_model_loading import WeightRenaming
 
+CONFIG_ERRORS = (OSError, ValueError, KeyError, TypeError, StrictDataclassError)  # what reading a config.json raises
 _SHOWN = 8
 
 
 class CheckpointError(ValueError):
     """A folder or repository that can't be loaded; the message says why and what to do."""
+
+
+def first_line(error: Exception) -> str:
+    """What an exception says, without the lines of advice that follow."""
+    first, *rest = (str(error).strip() or type(error).__name__).splitlines()
+    return f"{first} {rest[0].strip()}" if first.endswith(":") and rest else first
 
 
 def register_layout(model_class: type) -> None:

@@ -13,8 +13,9 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from ..families import MODEL_TYPES
-from .checkpoint import CheckpointError
+from .checkpoint import CONFIG_ERRORS, CheckpointError, first_line
 
+_DTYPES = ("float32", "bfloat16", "float16")
 _ONE_AT_A_TIME = threading.Lock()  # transformers builds models under process-wide switches
 
 
@@ -71,8 +72,12 @@ class _Checkpoint:
         self.dtype = resolve_dtype(dtype, self.device)
         try:
             self.config = AutoConfig.from_pretrained(self.source)
-        except (OSError, ValueError, KeyError) as error:
-            raise CheckpointError(f"{self.source} can't be loaded: {_first_line(error)}") from error
+        except CONFIG_ERRORS as error:
+            if Path(self.source).is_dir():
+                raise CheckpointError(f"{self.source}/config.json can't be loaded: {first_line(error)}") from error
+            raise CheckpointError(
+                f"{self.source} can't be loaded: {first_line(error)} Check the name and the network."
+            ) from error
         kind = self.config.model_type
         if kind not in MODEL_TYPES:
             raise CheckpointError(
@@ -100,14 +105,14 @@ class _Checkpoint:
                     self.source, config=self.config, dtype=self.dtype, **options
                 )
         except OSError as error:
-            raise CheckpointError(f"The weights of {self.source} can't be read: {_first_line(error)}") from error
+            raise CheckpointError(f"The weights of {self.source} can't be read: {first_line(error)}") from error
         return model.eval()
 
 
 def check_folder(source: str) -> None:
-    """Refuse a path that exists but is no checkpoint folder. Raises CheckpointError."""
+    """Refuse a path that is no checkpoint folder, but not the name of a repository. Raises CheckpointError."""
     path = Path(source).expanduser()
-    looks_local = path.exists() or source.startswith((".", "/", "~")) or source.count("/") != 1
+    looks_local = path.parent.is_dir() or source.startswith((".", "/", "~")) or source.count("/") != 1
     if not looks_local:
         return
     if not path.is_dir():
@@ -132,6 +137,10 @@ def resolve_device(device: str) -> tuple[torch.device, str | None]:
         raise ValueError(f"device must be auto, balanced, cpu, cuda, cuda:N or mps; got {device!r}.") from error
     if chosen.type == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r}: torch finds no CUDA GPU here; use cpu, or install torch with CUDA.")
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise ValueError(f"device {device!r}: the last GPU here is cuda:{torch.cuda.device_count() - 1}.")
+    if chosen.type == "mps" and not torch.backends.mps.is_available():
+        raise ValueError(f"device {device!r}: torch finds no Apple GPU here; use cpu.")
     return chosen, None
 
 
@@ -141,11 +150,6 @@ def resolve_dtype(dtype: str | torch.dtype, device: torch.device) -> torch.dtype
         return dtype
     if dtype == "auto":
         return torch.float32 if device.type == "cpu" else "auto"
-    chosen = getattr(torch, dtype, None)
-    if not isinstance(chosen, torch.dtype):
+    if dtype not in _DTYPES:
         raise ValueError(f"dtype must be auto, float32, bfloat16 or float16; got {dtype!r}.")
-    return chosen
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+    return getattr(torch, dtype)

@@ -119,8 +119,7 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
         """The inputs of each picture by itself; joined along their first axis they are those of all."""
         if image_sizes is None:
             return []
-        tiles = pixel_values.split([self.picture_plan(*size).tile_count for size in image_sizes.tolist()])
-        return [{"pixel_values": t, "image_sizes": s} for t, s in zip(tiles, image_sizes.split(1), strict=True)]
+        return separate_tiles(pixel_values, image_sizes, [self.picture_plan(*size) for size in image_sizes.tolist()])
 
     def picture_grids(
         self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
@@ -138,3 +137,9 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
             if plan.tile_count > 1:
                 grids.append((plan.detail[0], plan.detail[1] + 1))
         return grids
+
+
+def separate_tiles(pixel_values: Tensor, image_sizes: Tensor, plans: list[AnyresPlan]) -> list[dict[str, Tensor]]:
+    """The tiles and the size of each picture, of those of all pictures; `plans` say how many tiles each one has."""
+    tiles = pixel_values.split([plan.tile_count for plan in plans])
+    return [{"pixel_values": t, "image_sizes": s} for t, s in zip(tiles, image_sizes.split(1), strict=True)]

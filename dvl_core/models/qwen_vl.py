@@ -57,14 +57,19 @@ class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLF
         self, pixel_values: Tensor | None = None, image_grid_thw: Tensor | None = None
     ) -> list[dict[str, Tensor]]:
         """The inputs of each picture by itself; joined along their first axis they are those of all."""
-        if image_grid_thw is None:
-            return []
-        patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
-        return [{"pixel_values": p, "image_grid_thw": g} for p, g in zip(patches, image_grid_thw.split(1), strict=True)]
+        return separate_patches(pixel_values, image_grid_thw)
 
     def picture_grids(self, image_grid_thw: Tensor | None) -> list[tuple[int, int]]:
         """Rows and columns of picture tokens of each picture."""
         return merged_grids(image_grid_thw, self.config.vision_config.spatial_merge_size)
+
+
+def separate_patches(pixel_values: Tensor | None, image_grid_thw: Tensor | None) -> list[dict[str, Tensor]]:
+    """The patches and the grid of each picture, of those of all pictures."""
+    if image_grid_thw is None:
+        return []
+    patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
+    return [{"pixel_values": p, "image_grid_thw": g} for p, g in zip(patches, image_grid_thw.split(1), strict=True)]
 
 
 def merged_grids(image_grid_thw: Tensor | None, merge_size: int) -> list[tuple[int, int]]:

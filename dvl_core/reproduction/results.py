@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+from ..tinyworld import TASKS
 from .aggregate import experiment
 from .findings import judge
 from .report import page
@@ -55,7 +56,8 @@ def _command(name: str, seeds: list[int], settings: dict[str, Any]) -> str:
     if name != "bundled":
         return f"{command} --scale {settings['scale']} --seeds {','.join(map(str, seeds))}"
     parent = f" --parent {settings['parent']}" if settings["parent"] else ""
-    return f"{command} --model {settings['model']}{parent} --questions {settings['questions']}"
+    tasks = f" --tasks {','.join(settings['tasks'])}" if settings["tasks"] != list(TASKS) else ""
+    return f"{command} --model {settings['model']}{parent}{tasks} --questions {settings['questions']}"
 
 
 def write(folder: Path) -> None:

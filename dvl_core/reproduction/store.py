@@ -65,12 +65,15 @@ class Store:
             raise ValueError(f"{path} was made with other settings ({data['settings']}); give another --out")
         return data["rows"]
 
-    def fill(self, experiment: str, seed: int, rows: Rows) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Make the rows that are not there, write each down, and give it out by name."""
+    def fill(
+        self, experiment: str, seed: int, rows: Rows, begin: Callable[[str], None] = lambda name: None
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Make the rows that are not there, write each down, and give it out by name; `begin` hears the name before."""
         done = self.rows(experiment, seed)
         for name, make in rows.items():
             if name in done:
                 continue
+            begin(name)
             done[name] = make()
             write_json(self.path(experiment, seed), {
                 "experiment": experiment, "seed": seed, "complete": len(done) == len(rows),

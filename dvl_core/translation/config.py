@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
+from ..decoding.config import MAX_BLOCK_SIZE
+
 LAYOUTS = ("published", "stock")
 DTYPES = ("keep", "float32", "bfloat16", "float16")
 _UNITS = {"MB": 10**6, "GB": 10**9}
@@ -12,11 +14,6 @@ _UNITS = {"MB": 10**6, "GB": 10**9}
 
 class TranslationError(ValueError):
     """A translation that can't be made; the message says why and what to do."""
-
-
-def first_line(error: Exception) -> str:
-    """What an exception says, without the lines of advice that follow."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 @dataclass(frozen=True)
@@ -54,8 +51,8 @@ class TranslationConfig:
         for name, values in (("layout", LAYOUTS), ("dtype", DTYPES)):
             if getattr(self, name) not in values:
                 raise ValueError(f"{name} must be one of {', '.join(values)}; got {getattr(self, name)!r}.")
-        if self.block_size < 1:
-            raise ValueError(f"block_size must be 1 or more; got {self.block_size}.")
+        if not 1 <= self.block_size <= MAX_BLOCK_SIZE:
+            raise ValueError(f"block_size must be a whole number from 1 to {MAX_BLOCK_SIZE}; got {self.block_size}.")
         if not 1 <= self.min_pixels <= self.max_pixels:
             raise ValueError(
                 f"min_pixels and max_pixels must satisfy 1 <= min_pixels <= max_pixels; got {self.min_pixels} and "

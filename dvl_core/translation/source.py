@@ -12,9 +12,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import AutoConfig, SiglipVisionConfig
 
-from ..models.checkpoint import CheckpointError
+from ..models.checkpoint import CONFIG_ERRORS, CheckpointError, first_line
 from ..models.loading import check_folder
-from .config import TranslationError, first_line
+from .config import TranslationError
 
 _NEEDED = ["*.json", "*.jinja", "*.txt", "*.model", "*.safetensors"]
 _TOWERS = {"siglip": "vision_config", "siglip_vision_model": None}
@@ -41,8 +41,12 @@ def open_source(path_or_repo: str | Path) -> Path:
     try:
         check_folder(source)
         return folder if folder.is_dir() else Path(snapshot_download(source, allow_patterns=_NEEDED))
-    except (CheckpointError, OSError, ValueError) as error:
-        raise TranslationError(f"{source} can't be read: {first_line(error)}") from error
+    except CheckpointError as error:
+        raise TranslationError(f"{source} can't be read: {error}") from error
+    except (OSError, ValueError) as error:
+        raise TranslationError(
+            f"{source} can't be downloaded ({first_line(error)}): check the name and the network, or give a folder."
+        ) from error
 
 
 def model_type(folder: Path) -> str:
@@ -58,7 +62,7 @@ def read_config(folder: Path) -> Any:
     """The checkpoint's configuration. Raises TranslationError when it is not valid."""
     try:
         return AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except CONFIG_ERRORS as error:
         raise TranslationError(f"{folder / 'config.json'} is not valid: {first_line(error)}") from error
 
 
@@ -98,7 +102,10 @@ def _files(folder: Path) -> list[Path]:
     """The files of weights. Raises TranslationError when one is missing, or none are safetensors."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+            raise TranslationError(f"{index} lists no tensors in a weight_map: download it again.") from error
     else:
         names = sorted(path.name for path in folder.glob("*.safetensors"))
     missing = [name for name in names if not (folder / name).is_file()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -10,11 +11,13 @@ from typing import Any
 import torch
 
 from ..families import FAMILIES, Family
-from .config import TranslationConfig, TranslationError, first_line
+from ..models.checkpoint import CONFIG_ERRORS, first_line
+from ..processing.conversation import TURN_END, TURN_START
+from .config import TranslationConfig, TranslationError
 from .plan import plan_weights
 from .source import CheckpointReader, model_type, open_source, read_config, read_tower_config
-from .vocabulary import Vocabulary, make_vocabulary
-from .writer import ShardWriter, check_destination
+from .vocabulary import MASK, Vocabulary, make_vocabulary
+from .writer import ShardWriter, check_destination, write_json
 
 # Fields that say what a checkpoint is, not what the model is like.
 _IDENTITY = ("model_type", "architectures", "transformers_version", "_name_or_path", "auto_map", "torch_dtype")
@@ -140,6 +143,10 @@ class _Job:
         """Tokenizer and picture processor, which a stock processor is made of."""
         self.processor.tokenizer.save_pretrained(folder)
         self.processor.image_processor.save_pretrained(folder)
+        file = folder / "tokenizer_config.json"
+        said = json.loads(file.read_text(encoding="utf-8"))
+        said.pop("processor_class", None)  # ours; without it AutoProcessor takes the one of the model
+        write_json(file, said)
 
 
 def _forward(family: Family, folder: Path, config: TranslationConfig) -> _Job:
@@ -160,6 +167,7 @@ def _forward(family: Family, folder: Path, config: TranslationConfig) -> _Job:
     rows = source.get_text_config().vocab_size
     vocabulary = make_vocabulary(folder, rows, config.mask_token, family.image_token)
     made = _translated_config(family, source, tower, vocabulary, config)
+    _check_mask(vocabulary.tokenizer, made)
     processor = _make_processor(family, picture_folder, vocabulary.tokenizer, made)
     return _Job(family, sources, made, processor, vocabulary)
 
@@ -206,8 +214,20 @@ def _translated_config(
         part.update({name: value for name, value in known.items() if name in part})
     try:
         return family.config(**data)
-    except (ValueError, TypeError) as error:
-        raise TranslationError(f"The configuration can't be translated: {error}") from error
+    except CONFIG_ERRORS as error:
+        raise TranslationError(f"The configuration can't be translated: {first_line(error)}") from error
+
+
+def _check_mask(tokenizer: Any, config: Any) -> None:
+    """Refuse a mask token that is there for something else."""
+    others = {config.image_token_id, tokenizer.pad_token_id, *tokenizer.convert_tokens_to_ids([TURN_START, TURN_END])}
+    for part in (config, config.get_text_config()):
+        others |= {at for name, at in part.to_dict().items() if name.endswith("_token_id") and name != "mask_token_id"}
+    if config.mask_token_id in others:
+        raise TranslationError(
+            f"mask_token: {tokenizer.mask_token} ends turns, pads or holds a picture's place already; give another "
+            f"one, such as {MASK}."
+        )
 
 
 def _make_processor(family: Family, folder: Path, tokenizer: Any, config: Any) -> Any:

@@ -10,9 +10,10 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
+from ..models.checkpoint import first_line
 from ..models.configuration import IMAGE_TOKEN_ID, MASK_TOKEN_ID
 from ..processing.conversation import TURN_END, TURN_START
-from .config import TranslationError, first_line
+from .config import TranslationError
 
 MASK = "<|mask|>"
 _GENERIC = ("TokenizersBackend", "PreTrainedTokenizerFast")
