@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from .training.config import load_config
 from .training.precision import flush_denormals
 from .training.trainer import Trainer
 
