@@ -185,8 +185,8 @@ def test_the_command_says_in_one_line_why_it_stops(vl, data, tmp_path, monkeypat
         return last
 
     assert "--set='batch=[1': its value is not valid YAML: expected" in said("batch=[1")
-    assert f"output='{file}': can't be made a folder (File exists)" in said(f"output={file}")
-    assert f"output='{file}/run': can't be made a folder (Not a directory)" in said(f"output={file}/run")
+    assert f"output: the folder {file} can't be made (File exists)" in said(f"output={file}")
+    assert f"output: the folder {file}/run can't be made (Not a directory)" in said(f"output={file}/run")
     assert "takes at most 17: raise data.max_length." in said("data.max_length=17")
     assert said(status=0).endswith(f"the trained model is in {tmp_path / 'run' / 'model'}")
 

@@ -299,7 +299,7 @@ def test_bad_options_are_named(model, tokenizer, tmp_path, monkeypatch, capsys):
         (["--from", "diffusion"], "--from='diffusion': goes on from the stage before it: "),
         (["--start", "/nope"], "--start='/nope': is no earlier bundled model: /nope is no folder of a diffusionvl"),
         (["--start", str(other)], f"--start='{other}': is no earlier bundled model: {other} holds a qwen2 model"),
-        (["--out", str(file)], f"--out='{file}': can't be made a folder (File exists)"),
+        (["--out", str(file)], f"out: the folder {file} can't be made (File exists)"),
     ):  # fmt: skip
         assert bundled.main(["--out", str(tmp_path / "out"), "--device", "cpu", *options]) == 2
         assert capsys.readouterr().err.splitlines()[-1].startswith(f"bundled: {said}")

@@ -21,13 +21,13 @@ import torch
 from transformers import PreTrainedTokenizerFast
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from ..folders import make_folder
 from ..models.configuration import DiffusionVLQwenVLConfig
 from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from ..tinyworld.labels import MARGIN
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END, build_tokenizer
-from .checkpoints import open_folder
 from .data import framed
 from .precision import flush_denormals
 from .settings import ConfigError, numbers
@@ -170,7 +170,7 @@ def run(options: argparse.Namespace) -> None:
     if options.skip < 0:
         raise ConfigError("--skip", options.skip, "must be 0 or more")
     hardware = Hardware.of(options.device, options.workers, not options.no_compile)
-    open_folder(options.out, "--out")
+    make_folder("out", options.out)
     torch.manual_seed(options.seed)
     tokenizer = build_tokenizer()
     stages = bundled_stages(minutes, hardware.device.type != "cpu", options.skip)

@@ -38,6 +38,7 @@ from transformers import (
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
 from ..evaluation.tinyworld import SEEDS_PER_RUN
+from ..folders import make_folder
 from ..models.loading import check_folder
 from ..models.qwen_lm import DiffusionVLQwenForConditionalGeneration
 from ..processing.qwen_lm import DiffusionVLQwenProcessor
@@ -46,7 +47,6 @@ from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import SYSTEM_PROMPT, TURN_END, build_tokenizer
 from ..tinyworld.world import TASKS, sample, task_sample
 from ..translation import TranslationConfig, translate
-from .checkpoints import open_folder
 from .data import picture_bytes
 from .packing import Packer
 from .precision import flush_denormals
@@ -282,7 +282,7 @@ def run(options: argparse.Namespace) -> None:
     if options.go_on < 0:
         raise ConfigError("--go-on", options.go_on, "must be 0 or more")
     hardware = Hardware.of(options.device, options.workers, options.compile)
-    open_folder(options.out, "--out")
+    make_folder("out", options.out)
     torch.manual_seed(options.seed)
     flush_denormals()
     stages = [stage for stage in bundled_stages(minutes, hardware.device.type != "cpu") if stage.name in wanted]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import shutil
 from collections.abc import Callable
@@ -33,16 +32,6 @@ def latest(folder: Path) -> Path | None:
     """The newest whole resume point of a run."""
     found = [path for path in folder.glob("step-*") if re.fullmatch(r"step-\d+", path.name)]
     return max(found, key=lambda path: int(path.name.removeprefix("step-")), default=None)
-
-
-def open_folder(folder: Path, option: str = "output") -> None:
-    """Make the folder of a run. Raises ConfigError, naming the option, where nothing can be written."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(option, str(folder), f"can't be made a folder ({error.strerror})") from error
-    if not os.access(folder, os.W_OK):
-        raise ConfigError(option, str(folder), "is a folder that can't be written to")
 
 
 def _read(file: Path, *names: str) -> dict[str, Any]:

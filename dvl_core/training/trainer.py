@@ -24,8 +24,9 @@ from accelerate.utils import (
 )
 from PIL import Image
 
+from ..folders import make_folder
 from ..models.loading import load_model
-from .checkpoints import check_same_run, latest, load_point, open_folder, save_model, save_point, sharded
+from .checkpoints import check_same_run, latest, load_point, save_model, save_point, sharded
 from .config import TrainConfig, same_run
 from .ema import WeightAverage
 from .learner import QUARTILES, Learner
@@ -69,7 +70,7 @@ class Trainer:
         self.config, self.folder = config, Path(config.output)
         self.tasks = check_tasks(config.evaluation)
         check_tracker(config.logging)
-        open_folder(self.folder)
+        make_folder("output", self.folder)
         check_same_run(self.folder, same_run(plain(config)))
         self.accelerator = _accelerator(config)
         self._check_sharding()
