@@ -164,7 +164,8 @@ function createHeatmap(canvas, hint, pick) {
     let free = -Infinity;
     for (const start of view.bounds) {
       if (start >= layout.columns || x(start) < free) continue;
-      pen.fillText(String(start), x(start), y(layout.rows) + 11);
+      const edge = canvas.clientWidth - pen.measureText(String(start)).width; // the last one stays inside
+      pen.fillText(String(start), Math.min(x(start), edge), y(layout.rows) + 11);
       free = x(start) + 26;
     }
   }
