@@ -64,7 +64,7 @@ def conversion_figure(rows: Rows, short: Rows) -> Figure:
     _line(left, x, [rows[name]["accuracy"] for name in shares], 0, "as long as the parent")
     if short:
         others = {_percent(name): short[name]["accuracy"] for name in _shares(short)}
-        _line(left, others, list(others.values()), 1, "short, as published")
+        _line(left, list(others), list(others.values()), 1, "short, as published")
         left.legend(fontsize=8, frameon=False, labelcolor=LIGHT.ink, loc="lower right")
     for number, task in enumerate(rows["parent"]["tasks"]):
         _line(right, x, [rows[name]["tasks"][task] for name in shares], number, task)
