@@ -196,7 +196,7 @@ def test_hostile_text_is_shown_as_text(visit):
     page.locator("#dvl-box textarea").fill(HOSTILE)
     page.keyboard.press("Enter")
     finish(page)
-    assert page.locator("#dvl-chat .message-content").first.text_content().strip() == HOSTILE
+    assert HOSTILE in [text.strip() for text in page.locator("#dvl-chat .message-content").all_text_contents()]
     trace = made_up_trace(
         ["<img src=x onerror=window.hacked=1>", " </script>", " ${window.hacked=2}", " {{x}}", "\n<b>b</b>"], 16
     )
@@ -304,6 +304,46 @@ def test_a_conversation_keeps_its_picture_until_a_new_one_begins(visit):
     assert len(trace["prompt"]["messages"]) == 3 and len(trace["images"]) == 1
     page.get_by_role("button", name="New conversation").click()
     page.get_by_text("Drop a picture below and ask about it").wait_for()
+
+
+def test_a_follow_up_goes_on_with_the_recording_and_a_picture_begins_anew(visit):
+    page = visit()
+    slow_motion(page, 0)
+    set_number(page, "Answer length", 8)
+    for picture, messages in ((None, 3), (ROOT / "assets" / "examples" / EXAMPLES[1]["image"], 1)):
+        if picture:
+            page.reload()
+            page.wait_for_selector(".dvl-cell")
+            set_number(page, "Answer length", 8)
+            page.locator("#dvl-box input[type=file]").set_input_files(picture)
+            page.locator("#dvl-box .thumbnail-item, #dvl-box img").first.wait_for()
+        page.locator("#dvl-box textarea").fill("How many shapes are there?")
+        page.keyboard.press("Enter")
+        finish(page)
+        trace = trace_of(page)
+        assert len(trace["prompt"]["messages"]) == messages and len(trace["images"]) == 1
+
+
+def test_a_text_put_after_the_end_is_part_of_the_answer_and_has_no_confidence(visit):
+    page = visit()
+    slow_motion(page, 0)
+    set_number(page, "Answer length", 8)
+    click_example(page)
+    finish(page)
+    before = data(page)["run"]
+    below = "[...document.querySelectorAll('[data-slot=scrubber], [data-slot=canvas]')].map((n) => n.offsetTop).join()"
+    transport = page.evaluate(below)
+    page.locator(".dvl-cell").nth(2).click()
+    page.locator("[data-slot=edit]").first.click()
+    page.locator("[data-slot=edit-text]").first.fill("green")
+    page.locator("[data-slot=edit-rest]").first.uncheck()
+    page.locator("[data-slot=edit-text]").first.press("Enter")
+    page.get_by_text("put here by hand").wait_for()
+    assert page.locator("[data-slot=facts]").first.text_content().count("confidence") == 0
+    assert page.evaluate(below) == transport  # nothing moved away from under the cursor
+    page.locator("[data-slot=go-on]").first.click()
+    finish(page, before)
+    assert "green" in trace_of(page)["text"] and "green" in page.evaluate(SHOWN_TEXT)
 
 
 def test_a_strategy_shows_its_own_parameter_only(visit):

@@ -11,6 +11,8 @@ from traces import made_up_trace
 from visualize.gallery import read_gallery
 from visualize.player import protocol
 
+sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
+
 EXAMPLES = json.loads((ROOT / "assets" / "examples" / "examples.json").read_text())
 
 
@@ -50,10 +52,12 @@ def test_a_race_runs_both_models_and_says_who_was_faster(visit):
 def test_a_race_with_an_impossible_setting_is_refused_in_a_sentence(visit):
     page = visit()
     open_tab(page, "Race")
+    shown = page.get_by_role("spinbutton", name="Steps per block").locator("visible=true")
+    assert shown.count() == 1  # not the parent's
     page.get_by_role("spinbutton", name="Steps per block").first.fill("0")
     page.get_by_role("spinbutton", name="Steps per block").first.press("Tab")
     page.get_by_role("button", name="Start the race").click()
-    page.get_by_text("steps must be a whole number").wait_for()
+    page.get_by_text("Steps per block must be a whole number").wait_for()
 
 
 def test_a_sweep_fills_chart_and_table(visit):
@@ -63,8 +67,14 @@ def test_a_sweep_fills_chart_and_table(visit):
     page.get_by_label("number input for Runs per setting").press("Tab")
     for step in ("1", "2"):
         page.locator("label").filter(has_text=step).get_by_label(step, exact=True).last.uncheck()
-    page.get_by_role("button", name="Run all combinations").click()
+    start, stop = (page.get_by_role("button", name=name, exact=True).locator("visible=true")
+                   for name in ("Run all combinations", "Stop"))
+    sync_api.expect(stop).to_be_disabled()
+    start.click()
+    sync_api.expect(start).to_be_disabled()
+    sync_api.expect(stop).to_be_enabled()
     page.locator(".dvl-explore[data-phase=finished]").wait_for(timeout=60_000)
+    sync_api.expect(start).to_be_enabled()
     rows = int(page.locator(".dvl-explore").get_attribute("data-rows"))
     assert rows == page.locator(".dvl-explore tbody tr").count() == 4
     page.locator(".dvl-explore tbody tr").first.click()
