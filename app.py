@@ -790,14 +790,14 @@ def wire(
 
     hidden = {"show_progress": "hidden", "api_visibility": "private"}
 
-    def answered_by(begin: Callable, trigger: Callable, inputs: set) -> None:
-        acts = trigger(begin, inputs, view.components(), **hidden, **shared(desk))
+    def answered_by(begin: Callable, trigger: Callable, inputs: set, how_often: str = "once") -> None:
+        acts = trigger(begin, inputs, view.components(), trigger_mode=how_often, **hidden, **shared(desk))
         acts = acts.then(on_steps, None, view.canvas, **hidden, concurrency_limit=None)
         acts.then(on_end, None, view.components(), **QUICK)
 
     given = {view.turns, *controls.components()}
     answered_by(on_submit, view.box.submit, {view.box, *given})
-    answered_by(on_example, strip.pick, given)
+    answered_by(on_example, strip.pick, given, "multiple")  # the last one that is clicked counts
     answered_by(on_branch, view.canvas.branch, given)
     answered_by(on_observe, view.canvas.observe, given)
     answered_by(on_occlude, view.canvas.occlude, given)

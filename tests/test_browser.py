@@ -306,6 +306,23 @@ def test_a_conversation_keeps_its_picture_until_a_new_one_begins(visit):
     page.get_by_text("Drop a picture below and ask about it").wait_for()
 
 
+def test_of_several_examples_the_last_that_is_clicked_is_answered(visit):
+    page = visit()
+    slow_motion(page, 0.1)
+    set_number(page, "Answer length", 16)
+    for index in (0, 3, 1):
+        click_example(page, index)
+        page.wait_for_timeout(60)
+    page.wait_for_function(
+        "(text) => document.querySelector('#dvl-chat').innerText.includes(text)", arg=EXAMPLES[1]["question"]
+    )
+    finish(page)
+    assert trace_of(page)["prompt"]["messages"][-1]["text"] == EXAMPLES[1]["question"]
+    runs = page.locator(".dvl-run").count()
+    page.wait_for_timeout(1500)
+    assert page.locator(".dvl-run").count() == runs and data(page)["phase"] == "finished"
+
+
 def test_a_follow_up_goes_on_with_the_recording_and_a_picture_begins_anew(visit):
     page = visit()
     slow_motion(page, 0)

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from browsing import click_example, data, finish, show, slow_motion, trace_of, wait_phase
+from browsing import click_example, data, finish, show, slow_motion, trace_of
 from gradio_client import Client, handle_file
 from page_server import ROOT, page_url
 from traces import made_up_trace
@@ -104,9 +104,9 @@ def test_a_phone_shows_every_tab_without_scrolling_sideways(visit, name):
 def test_an_update_stays_small_unless_more_was_asked_for(visit):
     page = visit()
     slow_motion(page, 0)
+    before = data(page)["run"]
     click_example(page, 0)
-    wait_phase(page, "running")
-    finish(page)
+    finish(page, before)
     from dvl_core.trace import DenoisingTrace
 
     trace = DenoisingTrace.from_json(trace_of(page))
