@@ -17,6 +17,20 @@ from dvl_core.decoding.masks import block_causal_mask, hide_padding
 from dvl_core.decoding.observe import run_pass
 
 
+@pytest.fixture(autouse=True)
+def small_layers_too(monkeypatch):
+    """The models here are so small that none of their layers would gain by it."""
+    monkeypatch.setattr("dvl_core.decoding.lean.LEAST", 1)
+
+
+def test_small_layers_are_left_alone(monkeypatch):
+    model = tiny_model()
+    assert lean_pass(model).ways
+    monkeypatch.setattr("dvl_core.decoding.lean.LEAST", 1 + max(weight.numel() for weight in model.parameters()))
+    other = tiny_model()
+    assert not lean_pass(other).ways and lean_pass(other).head is other.lm_head
+
+
 def both(model, embeds, mask, positions, prefix=0):
     """Hidden states of the stock pass and of the lean one, behind the same `prefix` positions of a cache."""
     found = []

@@ -21,6 +21,7 @@ from transformers.integrations.sdpa_attention import repeat_kv
 
 COPY_LIMIT = 2**30  # bytes of weights that may be copied into the CPU library's order
 FEW = 8  # tokens for which that order is chosen
+LEAST = 2**18  # numbers of a weight from which it pays: the call costs more than torch's own
 NARROW = 256  # queries for which a mask is smaller than the keys
 _ATTENTION = "dvl_lean_sdpa"
 _EPSILON = "variance_epsilon"  # what norms that multiply by their weight as it is call it; Gemma's add 1 to theirs
@@ -85,8 +86,9 @@ def fused_norms(model) -> Iterator[None]:
 
 
 def _can_order(module: nn.Module) -> bool:
-    """Whether a module is a plain linear layer whose weights the CPU's library takes in an order of its own."""
-    if type(module) is not nn.Linear or "forward" in module.__dict__:
+    """Whether a module is a plain linear layer whose weights the CPU's library takes in an order of its own, and large
+    enough to gain by it."""
+    if type(module) is not nn.Linear or "forward" in module.__dict__ or module.weight.numel() < LEAST:
         return False
     mkldnn, weight = torch.ops.mkldnn, module.weight
     known = hasattr(mkldnn, "_reorder_linear_weight") and hasattr(mkldnn, "_linear_pointwise")
