@@ -11,7 +11,7 @@ import json
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
-from itertools import islice, pairwise, takewhile
+from itertools import accumulate, islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -234,8 +234,12 @@ class DenoisingTrace:
     @property
     def passes(self) -> int:
         """Denoising forwards: the prefill is not counted, and a step that had been guessed needed none."""
-        counts = [0, *(step.forwards for step in self.steps)]
-        return sum(before != now for before, now in pairwise(counts))
+        return self.running_passes()[-1]
+
+    def running_passes(self) -> list[int]:
+        """`passes` before the first step and after each."""
+        forwards = [0, *(step.forwards for step in self.steps)]
+        return list(accumulate((before != now for before, now in pairwise(forwards)), initial=0))
 
     @property
     def denoised(self) -> int:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .training.config import load_config
 from .training.precision import flush_denormals
 from .training.trainer import Trainer
 
@@ -32,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     when it is stopped from the keyboard."""
     options = parse(arguments)
     try:
-        from .training.config import load_config  # torch is slow to import; --help need not wait
 
         config = load_config(options.config, options.set)
         flush_denormals()

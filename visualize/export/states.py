@@ -72,14 +72,12 @@ class Canvas:
 def canvases(trace: DenoisingTrace, counts: Sequence[int] | None = None) -> Iterator[Canvas]:
     """The canvas after each of `counts` steps, ascending; by default after 0, 1, ... all steps."""
     wanted = set(range(len(trace.steps) + 1) if counts is None else counts)
-    milliseconds, passes, forwards = trace.prefill_milliseconds, 0, 0
+    milliseconds, passes = trace.prefill_milliseconds, trace.running_passes()
     for count, (ids, confidences) in enumerate(trace.replay()):
         if count:
-            step = trace.steps[count - 1]
-            milliseconds += step.milliseconds
-            passes, forwards = passes + (step.forwards != forwards), step.forwards
+            milliseconds += trace.steps[count - 1].milliseconds
         if count in wanted:
-            yield _canvas(trace, count, list(ids), list(confidences), passes, milliseconds)
+            yield _canvas(trace, count, list(ids), list(confidences), passes[count], milliseconds)
 
 
 def finished(trace: DenoisingTrace) -> Canvas:
