@@ -26,6 +26,7 @@ from dvl_core.training.stages import Stage, Tally, _module, picture_slice
 from dvl_core.training.steps import PackedLanguage, PictureReader, VisionWarmup
 
 BLOCK, PICTURE_TOKENS = 8, 64
+MASKED_BY = ("positions", "segment", "noisy", "complement")  # what `PackedLanguage.mask` takes
 
 
 @pytest.fixture(scope="module")
@@ -82,9 +83,10 @@ def test_next_token_labels_say_the_answer(tokenizer):
         np.testing.assert_array_equal(row["ids"][1:][learnt[:-1]][:-1], row["labels"][learnt][:-1])
 
 
-def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer):
-    data = StageData("diffusion", batch=1, length=448, first_seed=5)
-    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, data.length, diffusion=True)
+@pytest.mark.parametrize("complementary", [False, True])
+def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer, complementary):
+    data = StageData("diffusion", batch=1, length=448, first_seed=5, complementary=complementary)
+    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, data.length, True, complementary)
     drawn = next(s for s in (sample("train", i) for i in range(99)) if any(len(t) == 2 for t in s.conversations))
     row, used = packer.pack(drawn.conversations)
     assert len(used) >= 2
@@ -92,7 +94,7 @@ def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer):
     noisy = add_tree_noise(batch, data, tokenizer.mask_token_id, torch.Generator().manual_seed(0))
     picture = torch.from_numpy(picture_bytes(drawn.picture, 256)[0])[None]
     step = PackedLanguage(model, packer.picture_at, BLOCK, diffusion=True)
-    mask = step.mask(*(noisy[key] for key in ("positions", "segment", "noisy")))
+    mask = step.mask(*(noisy[key] for key in MASKED_BY))
     with torch.no_grad():
         tree, _, reading = step(picture, noisy["ids"], noisy["positions"], mask, noisy["labels"], noisy["weight"])
         pixels = bundled_processor(tokenizer).process_pictures([draw(drawn.picture)])
@@ -105,14 +107,15 @@ def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer):
             ids = torch.tensor([ids])
             start = len(packer.trunk) + len(prompt)
             labels = torch.where(torch.arange(ids.shape[1]) >= start, ids, IGNORE)
-            levels, masked = torch.ones(ids.shape), torch.zeros(ids.shape, dtype=torch.bool)
-            mine = (noisy["segment"] == segment) & (noisy["weight"] > 0)
-            at = noisy["positions"][mine]
-            masked[0, at] = True
-            levels[0, at] = noisy["share"][mine] / noisy["weight"][mine]
-            noise = NoisyBatch(levels, masked)
-            logits = diffusion_forward(model, model.embed_inputs(ids, **pixels), noise, BLOCK)
-            apart += block_diffusion_loss(logits, labels, noise)
+            for copy in (False, True)[: 1 + complementary]:
+                levels, masked = torch.ones(ids.shape), torch.zeros(ids.shape, dtype=torch.bool)
+                mine = (noisy["segment"] == segment) & (noisy["weight"] > 0) & (noisy["complement"] == copy)
+                at = noisy["positions"][mine]
+                masked[0, at] = True
+                levels[0, at] = noisy["share"][mine] / noisy["weight"][mine]  # of a pair: twice it
+                noise = NoisyBatch(levels, masked)
+                logits = diffusion_forward(model, model.embed_inputs(ids, **pixels), noise, BLOCK)
+                apart += block_diffusion_loss(logits, labels, noise)
     torch.testing.assert_close(tree, apart, rtol=1e-4, atol=1e-4)
     assert reading == 0
 
@@ -125,7 +128,7 @@ def test_the_patches_loss_beside_the_language_models_is_the_warmups(model, token
     at = picture_slice(tokenizer)
     plain = PackedLanguage(model, at, BLOCK, diffusion=False)
     both = PackedLanguage(model, at, BLOCK, False, warmup.heads)
-    mask = plain.mask(batch["positions"], batch["segment"], batch["noisy"])
+    mask = plain.mask(*(batch[key] for key in MASKED_BY))
     given = [batch[key] for key in ("pictures", "ids", "positions")] + [mask, batch["labels"], batch["share"]]
     with torch.no_grad():
         alone, right, _ = plain(*given)
@@ -147,6 +150,25 @@ def test_noise_hides_only_labelled_answer_tokens(tokenizer):
     assert hidden.any() and (batch["noisy"] & (batch["labels"] != IGNORE))[hidden].all()
     assert torch.equal(hidden, batch["weight"] > 0)
     assert 0.35 < hidden.sum() / (batch["labels"] != IGNORE).sum() < 0.75
+
+
+def test_the_second_noisy_copy_hides_what_the_first_one_shows(tokenizer):
+    data = StageData("diffusion", 8, 448, 0, lowest_noise=0.5, complementary=True)
+    drawn = next(iter(TinyWorldBatches(data, tokenizer)))
+    batch = add_tree_noise(drawn, data, tokenizer.mask_token_id, torch.Generator().manual_seed(0))
+    hidden, learnt = batch["ids"] == tokenizer.mask_token_id, batch["labels"] != IGNORE
+    first, second = learnt & ~batch["complement"], learnt & batch["complement"]
+    assert first.any() and torch.equal(hidden[first], ~hidden[second])
+    assert torch.equal(batch["labels"][first], batch["labels"][second])
+    assert torch.equal(batch["positions"][first], batch["positions"][second])
+    assert hidden[first].float().mean() > 0.65 > 0.35 > hidden[second].float().mean()  # levels from 0.5 to 1, and 1 - t
+    assert torch.equal(hidden, batch["weight"] > 0)
+
+
+@pytest.mark.parametrize("setting", [{"lowest_noise": 1.0}, {"lowest_noise": 0.0}, {"complementary": True}])
+def test_noise_that_cannot_be_is_refused_by_name(setting):
+    with pytest.raises(ValueError, match=next(iter(setting))):
+        StageData("autoregressive", 8, 448, 0, **setting)
 
 
 def test_batches_are_deterministic(tokenizer):

@@ -173,7 +173,7 @@ class Workshop:
 
     def _next_token_loss(self, kind: str, batch: dict[str, Tensor]) -> Tensor:
         """Every answer weighs as the square root of its length, as in the bundled model's parent."""
-        mask = self.modules[kind].mask(batch["positions"], batch["segment"], batch["noisy"])
+        mask = self.modules[kind].mask(*(batch[key] for key in ("positions", "segment", "noisy", "complement")))
         weight = batch["share"].sqrt() * (batch["labels"] >= 0)
         return self._forward(kind, batch, mask, weight / weight.sum())
 

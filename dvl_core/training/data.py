@@ -27,6 +27,7 @@ from .packing import IGNORE, Packer
 
 TASK_NAMES = tuple(TASKS)
 STAGES = ("vision", "words", "projector", "autoregressive", "diffusion")
+COMPLEMENT_FLOOR = 0.1  # least noise level of a second noisy copy, which bounds its weight
 DRAWN_AT = (128, 192, 256, 256, 384)  # pixels; shown ones are larger, so training sees several
 
 
@@ -47,6 +48,7 @@ class StageData:
     cells: int = CELLS  # picture tokens per side
     block_size: int = 8
     lowest_noise: float = 0.1
+    complementary: bool = False  # two noisy copies of every answer; what one hides the other shows
     shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
     pages: float = 0.0  # share of pictures that are pages full of characters instead; for the vision stage alone
     easy: int = 0  # samples over which the share of easy pictures falls from all of them to none
@@ -59,6 +61,10 @@ class StageData:
             raise ValueError(f"stage={self.stage!r} must be one of {', '.join(STAGES)}")
         if self.batch < 1:
             raise ValueError(f"batch={self.batch} must be at least 1")
+        if not 0 < self.lowest_noise < 1:
+            raise ValueError(f"lowest_noise={self.lowest_noise} must be above 0 and below 1")
+        if self.complementary and self.stage != "diffusion":
+            raise ValueError("complementary=True: only the diffusion stage has noisy copies")
         if self.pages and self.stage != "vision":
             raise ValueError(f"pages={self.pages}: no question is asked about a page, so only the vision stage has any")
 
@@ -80,7 +86,8 @@ class TinyWorldBatches(IterableDataset):
         packer = None
         if data.stage != "vision":
             picture_tokens = 0 if data.stage == "words" else data.cells**2
-            packer = Packer(self.tokenizer, picture_tokens, data.block_size, data.length, data.stage == "diffusion")
+            packer = Packer(self.tokenizer, picture_tokens, data.block_size, data.length, data.stage == "diffusion",
+                            data.complementary)
         worker = get_worker_info()
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for first in count(data.first_seed + mine * data.batch, workers * data.batch):
@@ -120,9 +127,12 @@ def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int,
                    generator: torch.Generator) -> dict[str, Tensor]:
     """Mask answer tokens of the noisy copies; adds `weight` = 1 / t / labelled tokens where masked, else 0.
 
+    A second copy hides what the first one shows (`options.complementary`), at level 1 - t; then each has half the
+    weight.
+
     Args:
         batch: of the diffusion stage, on the generator's device.
-        data: block size and lowest noise level.
+        data: block size, lowest noise level, and whether there are second copies.
         mask_id: what stands in a masked cell.
         generator: every call takes new levels and new cells from it.
     """
@@ -130,15 +140,19 @@ def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int,
     block = batch["positions"] // data.block_size
     rows = torch.arange(len(block), device=generator.device)[:, None]
     key = (rows * 64 + batch["segment"].clamp(min=0)) * 1024 + block
-    labelled = batch["labels"] != IGNORE
+    learnt = batch["labels"] != IGNORE
+    labelled = learnt & ~batch["complement"]
     blocks, which = key[labelled].unique(return_inverse=True)
     levels = noise_levels(torch.rand(1, len(blocks), **random), data.lowest_noise)[0]
     levels = levels[torch.randperm(len(blocks), **random)][which]  # strata are dealt out at random
     masked = torch.rand(len(levels), **random) <= levels
-    weight = torch.zeros_like(batch["share"])
-    weight[labelled] = torch.where(masked, batch["share"][labelled] / levels, 0.0)
-    hidden = torch.zeros_like(labelled)
-    hidden[labelled] = masked
+    copies = [(labelled, levels, masked)]
+    if data.complementary:  # both copies have the same labelled tokens, in the same order
+        copies.append((learnt & batch["complement"], (1 - levels).clamp(min=COMPLEMENT_FLOOR), ~masked))
+    weight, hidden = torch.zeros_like(batch["share"]), torch.zeros_like(labelled)
+    for copy, level, masks in copies:
+        weight[copy] = torch.where(masks, batch["share"][copy] / level, 0.0) / len(copies)
+        hidden[copy] = masks
     ids = torch.where(hidden, mask_id, batch["ids"])
     return batch | {"ids": ids, "weight": weight}
 

@@ -3,7 +3,8 @@
 The row begins with what all conversations share (turn start, picture); each conversation follows with the same
 positions, masked from the others. The shared beginning ends on a block boundary, so block diffusion over the tree
 is exactly block diffusion over each conversation by itself. For diffusion a conversation has a second, noisy copy
-of those blocks that hold its answer, the first of which also holds the end of its question, as at inference.
+of those blocks that hold its answer, the first of which also holds the end of its question, as at inference; with
+complementary masks it has two, which do not see each other.
 """
 
 from __future__ import annotations
@@ -26,11 +27,12 @@ class Row:
     positions: list[int] = field(default_factory=list)
     segment: list[int] = field(default_factory=list)  # 0 = shared beginning, 1… = conversation
     noisy: list[bool] = field(default_factory=list)
+    complement: list[bool] = field(default_factory=list)  # of the second noisy copy
     labels: list[int] = field(default_factory=list)  # what this position has to say
     share: list[float] = field(default_factory=list)  # 1 / labelled tokens of the conversation
 
     def add(self, ids: list[int], first: int, segment: int, labels: list[int] | None = None,
-            noisy: bool = False) -> None:
+            noisy: bool = False, complement: bool = False) -> None:
         """Append tokens at positions `first`, `first` + 1, …"""
         labels = labels if labels is not None else [IGNORE] * len(ids)
         learnt = sum(label != IGNORE for label in labels)
@@ -38,14 +40,16 @@ class Row:
         self.positions += range(first, first + len(ids))
         self.segment += [segment] * len(ids)
         self.noisy += [noisy] * len(ids)
+        self.complement += [complement] * len(ids)
         self.labels += labels
         self.share += [1 / max(1, learnt)] * len(ids)
 
     def padded(self, length: int) -> dict[str, np.ndarray]:
         """Arrays of fixed length; padding is segment -1."""
         rest = length - len(self.ids)
-        fill = {"ids": 0, "positions": 0, "segment": -1, "noisy": False, "labels": IGNORE, "share": 0.0}
-        types = {"noisy": bool, "share": np.float32}
+        fill = {"ids": 0, "positions": 0, "segment": -1, "noisy": False, "complement": False, "labels": IGNORE,
+                "share": 0.0}
+        types = {"noisy": bool, "complement": bool, "share": np.float32}
         return {k: np.array(getattr(self, k) + [v] * rest, types.get(k, np.int64)) for k, v in fill.items()}
 
 
@@ -58,10 +62,13 @@ class Packer:
         block_size: tokens per block.
         length: tokens per row; conversations that do not fit are left out.
         diffusion: add noisy copies (diffusion stage) or next-token labels (autoregressive stage).
+        complementary: two noisy copies of every answer instead of one.
     """
 
-    def __init__(self, tokenizer, picture_tokens: int, block_size: int, length: int, diffusion: bool) -> None:
+    def __init__(self, tokenizer, picture_tokens: int, block_size: int, length: int, diffusion: bool,
+                 complementary: bool = False) -> None:
         self.block_size, self.length, self.diffusion = block_size, length, diffusion
+        self.copies = (False, True) if complementary else (False,)
         spell = answer_encoder(tokenizer)
         self.encode = lru_cache(maxsize=50_000)(
             lambda text: tuple(tokenizer(text, add_special_tokens=False).input_ids)
@@ -102,7 +109,8 @@ class Packer:
             if self.diffusion:
                 answer = answer + [self.eos] * (-(start + len(prompt) + len(answer)) % self.block_size)
                 noisy_from = len(prompt) // self.block_size * self.block_size
-                cost = 2 * (len(prompt) + len(answer)) - noisy_from
+                cost = len(prompt) + len(answer)
+                cost += len(self.copies) * (cost - noisy_from)
             else:
                 cost = len(prompt) + len(answer)
             if len(row.ids) + cost > self.length:
@@ -112,7 +120,8 @@ class Packer:
             if self.diffusion:
                 labels = [IGNORE] * len(prompt) + answer
                 row.add(ids, start, segment)
-                row.add(ids[noisy_from:], start + noisy_from, segment, labels[noisy_from:], noisy=True)
+                for copy in self.copies:
+                    row.add(ids[noisy_from:], start + noisy_from, segment, labels[noisy_from:], True, copy)
             else:  # position i says what stands at i + 1
                 row.add(ids, start, segment, [IGNORE] * (len(prompt) - 1) + answer + [IGNORE])
         return row.padded(self.length), used

@@ -40,7 +40,8 @@ class Stage:
     pages full of characters in the vision stage (`tinyworld.sampling.sample_page`); easy: samples over which the share
     of easy pictures falls from all of them to none (`tinyworld.sampling.simplified`); conversations: how many about
     each picture, of which those are learnt that fit in the row; wild: share of pictures as others would make them
-    (`tinyworld.wild`).
+    (`tinyworld.wild`); lowest_noise: of the levels, which are even from there to 1; complementary: a second noisy copy
+    of every answer that hides what the first one shows (`options.complementary`).
     """
 
     name: str
@@ -59,6 +60,8 @@ class Stage:
     easy: int = 0
     conversations: int = 6
     wild: float = 0.3
+    lowest_noise: float = 0.1
+    complementary: bool = False
 
     def __post_init__(self) -> None:
         if self.name not in STAGES:
@@ -182,7 +185,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
     forward = _compiled(module, device) if hardware.compiled else module
     data = StageData(kind, stage.batch, stage.length, stage.first_seed, stage.conversations, shares=stage.shares,
                      pages=stage.pages, easy=stage.easy, wild=stage.wild, view=bundle.view, margin=bundle.margin,
-                     cells=bundle.cells)
+                     cells=bundle.cells, lowest_noise=stage.lowest_noise, complementary=stage.complementary)
     batches: Iterable = loader(data, tokenizer, hardware.workers)
     if device.type != "cpu":
         batches = Replay(batches, device)
@@ -255,7 +258,7 @@ def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
         tally.add(loss, right)
         return loss
     weight = batch["weight"] if stage.name == "diffusion" else autoregressive_weight(batch)
-    mask = module.mask(batch["positions"], batch["segment"], batch["noisy"])
+    mask = module.mask(batch["positions"], batch["segment"], batch["noisy"], batch["complement"])
     loss, right, reading = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight,
                                    patches if stage.reading else None)
     if stage.name == "diffusion":

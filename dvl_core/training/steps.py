@@ -166,11 +166,16 @@ class PackedLanguage(nn.Module):
         for layer in self.language.layers:
             layer.compile()
 
-    def mask(self, positions: Tensor, segment: Tensor, noisy: Tensor) -> Tensor:
+    def mask(self, positions: Tensor, segment: Tensor, noisy: Tensor, complement: Tensor) -> Tensor:
         """What to add to attention scores, [B, 1, L, L]. Not part of `forward`, whose compiled kernels would work it
-        out again in every layer."""
+        out again in every layer.
+
+        Blocks count twice, and a second noisy copy takes the number between its block's and the one before, so that it
+        sees itself and what is clean before it, as the first does, and neither sees the other.
+        """
         if self.diffusion:
-            return additive(block_diffusion_mask(positions // self.block_size, noisy, segment))
+            block = 2 * (positions // self.block_size) - complement.long()
+            return additive(block_diffusion_mask(block, noisy, segment))
         return additive(tree_causal_mask(segment))
 
     def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor, labels: Tensor,
