@@ -221,7 +221,7 @@ def test_tally_counts_conversations_that_are_right_throughout():
 
 def test_a_gpu_gets_larger_batches_of_the_same_stages():
     small, large = bundled_stages([1, 2, 3], False), bundled_stages([1, 2, 3], True, skip=5)
-    assert [s.name for s in small] == [s.name for s in large] == ["vision", "autoregressive", "diffusion"]
+    assert [s.stage for s in small] == [s.stage for s in large] == ["vision", "autoregressive", "diffusion"]
     pairs = list(zip(small, large, strict=True))
     assert all(many.batch > few.batch and many.first_seed == few.first_seed + 5 for few, many in pairs)
     assert small[1].easy and not large[1].easy
@@ -301,7 +301,7 @@ def test_training_goes_on_with_the_heads_that_lie_beside_a_model(model, tokenize
         with pytest.raises(KeyboardInterrupt):
             bundled.main(["--out", str(tmp_path / name), "--start", str(start), "--minutes", "1,1,1"])
     new, kept = stages
-    assert (new.name, new.reading) == ("vision", 0) and kept.reading == 1
+    assert (new.stage, new.reading) == ("vision", 0) and kept.reading == 1
     module = _module(model, tokenizer, kept, tmp_path / "kept")
     assert all(torch.equal(value, heads.state_dict()[name]) for name, value in module.heads.state_dict().items())
 
@@ -319,6 +319,8 @@ def test_bad_options_are_named(model, tokenizer, tmp_path, monkeypatch, capsys):
         (["--skip", "-1"], "--skip=-1: must be 0 or more"), (["--brief", "x"], "--brief='x': give shares"),
         (["--brief", "0.1", "--from", "diffusion"], "--brief='0.1': needs a parent from this run"),
         (["--from", "diffusion"], "--from='diffusion': goes on from the stage before it: "),
+        (["--from", "diffusion", "--start", "x"], "--start='x': is not where diffusion begins"),
+        (["--from", "polish"], "--polish=0.0: give its minutes"), (["--polish", "-1"], "--polish=-1.0: give its"),
         (["--start", "/nope"], "--start='/nope': is no earlier bundled model: /nope is no folder of a diffusionvl"),
         (["--start", str(other)], f"--start='{other}': is no earlier bundled model: {other} holds a qwen2 model"),
         (["--out", str(file)], f"out: the folder {file} can't be made (File exists)"),
@@ -341,6 +343,23 @@ def test_the_whole_pipeline_and_brief_conversions(tokenizer, tmp_path, monkeypat
     assert child.config.enable_bd3lm and not parent.config.enable_bd3lm
     same = [torch.equal(a, b) for a, b in zip(parent.parameters(), child.parameters(), strict=True)]
     assert any(same) and not all(same)  # the tower stays, the decoder has moved
+
+
+def test_a_conversion_is_polished(model, tokenizer, tmp_path, monkeypatch):
+    """Complementary masks at a low rate, from an earlier child, and nothing else is trained or written."""
+    monkeypatch.setattr(bundled, "build_tokenizer", lambda: tokenizer)
+    stage = replace(bundled.polish_stage(1.0, False), samples=4, batch=2)
+    assert stage.complementary and stage.vision_scale == 0
+    monkeypatch.setattr(bundled, "polish_stage", lambda *_: stage)
+    save(model, tokenizer, tmp_path / "child", diffusion=True)
+    options = ["--start", str(tmp_path / "child"), "--from", "polish", "--polish", "1", "--no-compile"]
+    assert bundled.main(["--out", str(tmp_path / "out"), "--device", "cpu", *options]) == 0
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"polish", "bundled", "log.jsonl"}
+    polished = load_model(tmp_path / "out" / "bundled" / "diffusion", device="cpu")[0].state_dict()
+    moved = {name for name, value in model.state_dict().items() if not torch.equal(value, polished[name].float())}
+    assert any("layers" in name for name in moved)
+    assert all(torch.equal(value.bfloat16(), polished[name].bfloat16())
+               for name, value in model.state_dict().items() if "visual" in name)
 
 
 def test_the_fast_number_format_is_one_that_the_device_has(monkeypatch):

@@ -1,17 +1,21 @@
-"""Trains the bundled vision-language model: vision warm-up, autoregressive parent, diffusion conversion.
+"""Trains the bundled vision-language model: vision warm-up, autoregressive parent, diffusion conversion, polish.
 
     python -m dvl_core.training.bundled --out runs/tiny --minutes 20,60,40
     python -m dvl_core.training.bundled --out runs/tiny --minutes 1.4,3.4,2.6 --brief 0.1
+    python -m dvl_core.training.bundled --out runs/tiny --start assets/tinyvl --from polish --polish 90
 
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
 until it has seen its `samples`, whichever comes first. On a GPU it takes large batches, drawn by all cores. `--start
 FOLDER` begins with an earlier bundled model instead of random weights: tensors of the same name and shape are taken
-over, and embeddings word by word.
+over, and embeddings word by word. `--polish` goes on with the conversion by complementary masks, at a low learning rate
+and with more of the pictures that are hard; with `--from polish` that is all, from the conversion in `--out` or from
+`--start`.
 """
 
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import sys
 from dataclasses import replace
@@ -35,7 +39,8 @@ from .stages import CPU, HEADS_FILE, READING_SHARES, Bundle, Hardware, Log, Stag
 from .steps import PICTURE_MEAN, PICTURE_STD
 
 PATCH, MERGE = 8, 2
-BEGINNINGS = ("vision", "autoregressive", "diffusion")  # the stages, in order
+BEGINNINGS = ("vision", "autoregressive", "diffusion", "polish")  # the stages, in order
+HARD_SHARES = (0.22, 0.2, 0.24, 0.14, 0.08, 0.1, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
 
 
 def bundled_config(tokenizer, vision_width: int = 256, vision_depth: int = 4) -> DiffusionVLQwenVLConfig:
@@ -119,11 +124,12 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0) -> list[Sta
     """
     vision, parent, conversion = minutes
     stages = [
-        Stage("vision", vision, 400_000, batch=64, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES, pages=0.5),
-        Stage("autoregressive", parent, 1_000_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0,
-              first_seed=1_000_000, easy=20_000),
-        Stage("diffusion", conversion, 500_000, batch=16, length=352, muon_lr=0.01, adam_lr=1e-3, vision_scale=0,
-              decay_from=0.4, first_seed=3_000_000, easy=4_000),
+        Stage("vision", batch=64, shares=READING_SHARES, pages=0.5,
+              minutes=vision, samples=400_000, muon_lr=0.02, decay_from=0.3),
+        Stage("autoregressive", batch=16, first_seed=1_000_000, easy=20_000,
+              minutes=parent, samples=1_000_000, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0),
+        Stage("diffusion", batch=16, length=352, first_seed=3_000_000, easy=4_000,
+              minutes=conversion, samples=500_000, muon_lr=0.01, adam_lr=1e-3, vision_scale=0, decay_from=0.4),
     ]  # fmt: skip
     if large:
         stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8) for stage in stages]
@@ -132,6 +138,19 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0) -> list[Sta
         stages[2] = replace(stages[2], length=448, conversations=7, adam_lr=1.5e-3, easy=12_000)
     stages = [replace(stage, first_seed=stage.first_seed + skip) for stage in stages]
     return [stages[0], replace(stages[1], easy=0) if skip else stages[1], stages[2]]
+
+
+def polish_stage(minutes: float, large: bool, skip: int = 0) -> Stage:
+    """More of the conversion: every answer token is learnt once from each sample, among many masks or among few.
+
+    Args:
+        minutes: of the stage.
+        large: with the batches of a GPU.
+        skip: begin this many pictures further on.
+    """
+    return Stage("diffusion", batch=256 if large else 16, length=448, first_seed=20_000_000 + skip, shares=HARD_SHARES,
+                 lowest_noise=0.5, complementary=True, minutes=minutes, samples=10**8, muon_lr=0.004, adam_lr=3e-4,
+                 vision_scale=0, decay_from=0.0)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -151,60 +170,74 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--brief", default="", metavar="SHARES",
                         help="convert the new parent also with these shares of its samples (0.1, or 0.02,0.1), into "
                              "OUT/brief-0.1 and so on")
+    parser.add_argument("--polish", type=float, default=0.0, metavar="MINUTES",
+                        help="go on with the conversion for so long, by complementary masks and at a low learning rate")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     return parser.parse_args(arguments)
 
 
 def run(options: argparse.Namespace) -> None:
-    """Train every stage from the first one asked for, then write both models.
+    """Train every stage from the first one asked for, then write what there is of both models.
 
     Raises:
         ValueError: naming an option that can't be used.
     """
-    minutes = numbers("--minutes", options.minutes, f"give 3 numbers above 0, for {', '.join(BEGINNINGS)}", 3)
+    minutes = numbers("--minutes", options.minutes, f"give 3 numbers above 0, for {', '.join(BEGINNINGS[:3])}", 3)
     shares = numbers("--brief", options.brief, "give shares above 0, such as 0.02,0.1") if options.brief else []
-    if shares and options.stage == "diffusion":
-        raise ConfigError("--brief", options.brief, "needs a parent from this run: leave out --from diffusion")
-    if options.start and options.stage != "vision":
-        raise ConfigError("--start", str(options.start), "begins with the first stage: leave out --from")
+    if shares and options.stage in ("diffusion", "polish"):
+        raise ConfigError("--brief", options.brief, f"needs a parent from this run: leave out --from {options.stage}")
+    if options.start and options.stage in ("autoregressive", "diffusion"):
+        raise ConfigError("--start", str(options.start), f"is not where {options.stage} begins: leave out --from")
     if options.skip < 0:
         raise ConfigError("--skip", options.skip, "must be 0 or more")
+    if not 0 <= options.polish < math.inf or (options.stage == "polish" and not options.polish):
+        raise ConfigError("--polish", options.polish, "give its minutes")
     hardware = Hardware.of(options.device, options.workers, not options.no_compile)
     make_folder("out", options.out)
     torch.manual_seed(options.seed)
-    tokenizer = build_tokenizer()
-    stages = bundled_stages(minutes, hardware.device.type != "cpu", options.skip)
-    begin = BEGINNINGS.index(options.stage)
-    if begin:
-        try:
-            model = load(options.out / BEGINNINGS[begin - 1], hardware)
-        except (ValueError, OSError) as error:
-            raise ConfigError("--from", options.stage, f"goes on from the stage before it: {error}") from error
-    else:
-        config = bundled_config(tokenizer)
-        config._attn_implementation = hardware.attention
-        model = DiffusionVLQwenVLForConditionalGeneration(config)
-        if options.start:
-            try:
-                take_over(model, tokenizer, options.start)
-            except (ValueError, OSError) as error:
-                raise ConfigError("--start", str(options.start), f"is no earlier bundled model: {error}") from error
-        if options.start and (options.start / HEADS_FILE).exists():  # what the tower knows is not learnt again
-            (options.out / "vision").mkdir(exist_ok=True)
-            shutil.copy(options.start / HEADS_FILE, options.out / "vision")
-            stages[0] = replace(stages[0], reading=1.0)
+    tokenizer, large = build_tokenizer(), hardware.device.type != "cpu"
+    stages = dict(zip(BEGINNINGS, bundled_stages(minutes, large, options.skip), strict=False))
+    if options.polish:
+        stages["polish"] = polish_stage(options.polish, large, options.skip)
+    model = _beginning(options, tokenizer, hardware)
+    if (options.out / "vision" / HEADS_FILE).exists() and options.start:  # what the tower knows is not learnt again
+        stages["vision"] = replace(stages["vision"], reading=1.0)
     log = Log(options.out / "log.jsonl")
     log.write(parameters=sum(p.numel() for p in model.parameters()), vision=sum(
         p.numel() for p in model.model.visual.parameters()), tokens=len(tokenizer), seed=options.seed)
     learnt = 0
-    for stage in stages[begin:]:
-        for share in shares if stage.name == "diffusion" and learnt else ():
-            brief = replace(stage, minutes=60.0, samples=max(1, int(learnt * share)))
+    for name in BEGINNINGS[BEGINNINGS.index(options.stage) : len(stages)]:
+        for share in shares if name == "diffusion" and learnt else ():
+            brief = replace(stages[name], minutes=60.0, samples=max(1, int(learnt * share)))
             parent = load(options.out / "autoregressive", hardware)
             run_stage(parent, tokenizer, brief, log, options.out, VL, hardware, f"brief-{share:g}")
-        learnt = run_stage(model, tokenizer, stage, log, options.out, VL, hardware)
-    for name, diffusion in (("autoregressive", False), ("diffusion", True)):
-        save(load(options.out / name).to(torch.bfloat16), tokenizer, options.out / "bundled" / name, diffusion)
+        learnt = run_stage(model, tokenizer, stages[name], log, options.out, VL, hardware, name)
+    for name in ("autoregressive", "diffusion"):
+        last = options.out / ("polish" if options.polish and name == "diffusion" else name)
+        if last.exists():
+            save(load(last).to(torch.bfloat16), tokenizer, options.out / "bundled" / name, name == "diffusion")
+
+
+def _beginning(options: argparse.Namespace, tokenizer, hardware: Hardware) -> DiffusionVLQwenVLForConditionalGeneration:
+    """The model that the first stage begins with: of the stage before it, of `--start`, or random."""
+    before = BEGINNINGS.index(options.stage) - 1
+    if before >= 0 and not options.start:
+        try:
+            return load(options.out / BEGINNINGS[before], hardware)
+        except (ValueError, OSError) as error:
+            raise ConfigError("--from", options.stage, f"goes on from the stage before it: {error}") from error
+    config = bundled_config(tokenizer)
+    config._attn_implementation = hardware.attention
+    model = DiffusionVLQwenVLForConditionalGeneration(config)
+    if options.start:
+        try:
+            take_over(model, tokenizer, options.start)
+        except (ValueError, OSError) as error:
+            raise ConfigError("--start", str(options.start), f"is no earlier bundled model: {error}") from error
+        if (options.start / HEADS_FILE).exists():
+            (options.out / "vision").mkdir(exist_ok=True)
+            shutil.copy(options.start / HEADS_FILE, options.out / "vision")
+    return model
 
 
 def main(arguments: list[str] | None = None) -> int:

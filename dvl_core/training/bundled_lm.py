@@ -182,13 +182,16 @@ def bundled_stages(minutes: list[float], large: bool = False) -> list[Stage]:
     """The four stages, given their minutes; `large`: with the batches of a GPU."""
     vision, words, projector, diffusion = minutes
     stages = [
-        Stage("vision", vision, 400_000, batch=32, muon_lr=0.02, decay_from=0.3, shares=READING_SHARES,
-              pages=0.5),
-        Stage("words", words, 400_000, batch=16, muon_lr=0.01, adam_lr=1.5e-3, first_seed=1_000_000, easy=8_000),
-        Stage("projector", projector, 100_000, batch=16, length=320, first_seed=2_000_000, muon_lr=0.01, adam_lr=1e-3),
-        Stage("diffusion", diffusion, 400_000, batch=16, length=400, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.5,
-              decay_from=0.4, first_seed=3_000_000, reading=0.1, easy=8_000),
-    ]
+        Stage("vision", batch=32, shares=READING_SHARES, pages=0.5,
+              minutes=vision, samples=400_000, muon_lr=0.02, decay_from=0.3),
+        Stage("words", batch=16, first_seed=1_000_000, easy=8_000,
+              minutes=words, samples=400_000, muon_lr=0.01, adam_lr=1.5e-3),
+        Stage("projector", batch=16, length=320, first_seed=2_000_000,
+              minutes=projector, samples=100_000, muon_lr=0.01, adam_lr=1e-3),
+        Stage("diffusion", batch=16, length=400, first_seed=3_000_000, easy=8_000,
+              minutes=diffusion, samples=400_000, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0.5, decay_from=0.4,
+              reading=0.1),
+    ]  # fmt: skip
     if large:
         stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8) for stage in stages]
         stages[1] = replace(stages[1], length=512, conversations=10, easy=40_000)
@@ -212,15 +215,15 @@ def train(out: Path, stages: list[Stage], tokenizer, hardware: Hardware = CPU, g
     log = Log(out / "log.jsonl")
     for stage in stages:
         if go_on:
-            kind = KINDS.get(stage.name, DiffusionVLQwenForConditionalGeneration)
-            model = load(out / stage.name, kind, hardware)
-            reading = stage.reading or float(stage.name == "vision")
+            kind = KINDS.get(stage.stage, DiffusionVLQwenForConditionalGeneration)
+            model = load(out / stage.stage, kind, hardware)
+            reading = stage.reading or float(stage.stage == "vision")
             stage = replace(stage, first_seed=stage.first_seed + 500_000 * go_on, reading=reading, easy=0)
         else:
-            model = _start(stage.name, tokenizer, out, hardware)
-        log.write(stage=stage.name, parameters=sum(p.numel() for p in model.parameters()), tokens=len(tokenizer))
+            model = _start(stage.stage, tokenizer, out, hardware)
+        log.write(stage=stage.stage, parameters=sum(p.numel() for p in model.parameters()), tokens=len(tokenizer))
         run_stage(model, tokenizer, stage, log, out, bundle, hardware)
-        if stage.name == "diffusion":
+        if stage.stage == "diffusion":
             save(model.to(torch.bfloat16), tokenizer, out / "bundled" / "tinylm", True)
             save(load(out / "words", Qwen2ForCausalLM).bfloat16(), tokenizer, out / "bundled" / "tinylm-ar", False)
 
@@ -285,7 +288,7 @@ def run(options: argparse.Namespace) -> None:
     make_folder("out", options.out)
     torch.manual_seed(options.seed)
     flush_denormals()
-    stages = [stage for stage in bundled_stages(minutes, hardware.device.type != "cpu") if stage.name in wanted]
+    stages = [stage for stage in bundled_stages(minutes, hardware.device.type != "cpu") if stage.stage in wanted]
     train(options.out, stages, build_tokenizer(), hardware, options.go_on)
 
 

@@ -38,35 +38,55 @@ def framed(image: Image.Image) -> Image.Image:
 
 @dataclass(frozen=True)
 class StageData:
-    """What a stage draws: seeds `first_seed`, `first_seed` + 1, … of the training split."""
+    """What a stage draws: seeds `first_seed`, `first_seed` + 1, … of the training split, and how it is packed.
 
-    stage: str  # one of `STAGES`; "words" has descriptions instead of pictures
-    batch: int
-    length: int  # tokens per packed row
-    first_seed: int
+    Attributes:
+        stage: what is learnt, one of `STAGES`; "words" has descriptions instead of pictures.
+        batch: pictures a step.
+        length: tokens per packed row.
+        first_seed: of the samples.
+        conversations: how many about each picture, of which those are learnt that fit in the row.
+        shares: of the kinds of pictures.
+        pages: share of pictures that are pages full of characters instead (`tinyworld.sampling.sample_page`); for the
+            vision stage alone.
+        easy: samples over which the share of easy pictures (`tinyworld.sampling.simplified`) falls from all of them to
+            none.
+        wild: share of pictures as others would make them (`tinyworld.wild`).
+        lowest_noise: of the noise levels, which are even from there to 1.
+        complementary: two noisy copies of every answer, the second of which hides what the first one shows
+            (`options.complementary`).
+        block_size: tokens denoised together.
+        cells: picture tokens per side; view: what the model sees of a picture; margin: pixels round it in that view.
+    """
+
+    stage: str
+    batch: int = 32
+    length: int = 256
+    first_seed: int = 0
     conversations: int = 6
-    cells: int = CELLS  # picture tokens per side
-    block_size: int = 8
+    shares: tuple[float, ...] = KIND_SHARES
+    pages: float = 0.0
+    easy: int = 0
+    wild: float = 0.0
     lowest_noise: float = 0.1
-    complementary: bool = False  # two noisy copies of every answer; what one hides the other shows
-    shares: tuple[float, ...] = KIND_SHARES  # of the kinds of pictures
-    pages: float = 0.0  # share of pictures that are pages full of characters instead; for the vision stage alone
-    easy: int = 0  # samples over which the share of easy pictures falls from all of them to none
-    wild: float = 0.0  # share of pictures as others would make them
-    view: Callable[[Image.Image], Image.Image] = framed  # what the model sees of a picture
-    margin: int = MARGIN  # pixels round the picture in that view
+    complementary: bool = False
+    block_size: int = 8
+    cells: int = CELLS
+    view: Callable[[Image.Image], Image.Image] = framed
+    margin: int = MARGIN
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
             raise ValueError(f"stage={self.stage!r} must be one of {', '.join(STAGES)}")
-        if self.batch < 1:
-            raise ValueError(f"batch={self.batch} must be at least 1")
+        for field in ("batch", "conversations"):
+            if getattr(self, field) < 1:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
+        if self.pages and self.stage != "vision":
+            raise ValueError(f"pages={self.pages}: no question is asked about a page, so only the vision stage has any")
         if not 0 < self.lowest_noise < 1:
             raise ValueError(f"lowest_noise={self.lowest_noise} must be above 0 and below 1")
         if self.complementary and self.stage != "diffusion":
             raise ValueError("complementary=True: only the diffusion stage has noisy copies")
-        if self.pages and self.stage != "vision":
-            raise ValueError(f"pages={self.pages}: no question is asked about a page, so only the vision stage has any")
 
 
 def picture_bytes(picture, drawn_at: int, view: Callable = framed) -> tuple[np.ndarray, list[Mark]]:

@@ -6,7 +6,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from ..models.loading import resolve_device
 from ..tinyworld.labels import CELLS, HEADS, patch_heads
-from ..tinyworld.sampling import KIND_SHARES
-from .data import STAGES, TASK_NAMES, StageData, add_tree_noise, loader
+from .data import TASK_NAMES, StageData, add_tree_noise, loader
 from .optimizer import MuonAdamW
 from .packing import Packer
 from .precision import fast_dtype
@@ -28,45 +27,32 @@ HEADS_FILE = "heads.safetensors"  # beside the checkpoint of the vision stage, n
 READING_SHARES = (0.2, 0.4, 0.18, 0.1, 0.06, 0.05, 0.01)  # of `tinyworld.sampling.KINDS`: characters need most
 
 
-@dataclass(frozen=True)
-class Stage:
-    """Length, batch and learning rates of one stage.
+@dataclass(frozen=True, kw_only=True)
+class Stage(StageData):
+    """One stage: what it draws, how long it goes on, and how fast it learns.
 
-    name: what is learnt, one of `data.STAGES`; minutes: wall-clock budget; samples: upper bound on pictures; length:
-    tokens per packed row; muon_lr, adam_lr: peak learning rates; vision_scale: their factor for the vision tower,
-    which stays as it is at 0; decay_from: share of the stage after which the learning rate falls linearly; first_seed:
-    of the samples; shares: of the kinds of pictures; reading: weight of the patches' loss beside the language model's,
-    whose heads the vision stage left behind (which goes on with them itself where this is above 0); pages: share of
-    pages full of characters in the vision stage (`tinyworld.sampling.sample_page`); easy: samples over which the share
-    of easy pictures falls from all of them to none (`tinyworld.sampling.simplified`); conversations: how many about
-    each picture, of which those are learnt that fit in the row; wild: share of pictures as others would make them
-    (`tinyworld.wild`); lowest_noise: of the levels, which are even from there to 1; complementary: a second noisy copy
-    of every answer that hides what the first one shows (`options.complementary`).
+    Attributes:
+        minutes: wall-clock budget.
+        samples: upper bound on pictures.
+        muon_lr, adam_lr: peak learning rates.
+        vision_scale: their factor for the vision tower, which stays as it is at 0.
+        decay_from: share of the stage after which the learning rate falls linearly.
+        reading: weight of the patches' loss beside the language model's, whose heads the vision stage left behind
+            (which goes on with them itself where this is above 0).
     """
 
-    name: str
     minutes: float
     samples: int
-    batch: int = 32
-    length: int = 256
     muon_lr: float = 0.015
     adam_lr: float = 2e-3
     vision_scale: float = 1.0
     decay_from: float = 0.5
-    first_seed: int = 0
-    shares: tuple[float, ...] = KIND_SHARES
     reading: float = 0.0
-    pages: float = 0.0
-    easy: int = 0
-    conversations: int = 6
     wild: float = 0.3
-    lowest_noise: float = 0.1
-    complementary: bool = False
 
     def __post_init__(self) -> None:
-        if self.name not in STAGES:
-            raise ValueError(f"name={self.name!r} must be one of {', '.join(STAGES)}")
-        for field in ("minutes", "samples", "batch", "muon_lr", "adam_lr", "conversations"):
+        super().__post_init__()
+        for field in ("minutes", "samples", "muon_lr", "adam_lr"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be above 0")
         if self.reading and not self.vision_scale:
@@ -173,7 +159,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
     Returns:
         how many samples were learnt from, repeated ones included.
     """
-    kind, diffusion, device = stage.name, stage.name == "diffusion", hardware.device
+    kind, diffusion, device = stage.stage, stage.stage == "diffusion", hardware.device
     folder = folder or kind
     module = _module(model, tokenizer, stage, out, bundle.cells).to(device)
     model.train()
@@ -183,9 +169,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         parameter.requires_grad_(True)
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = _compiled(module, device) if hardware.compiled else module
-    data = StageData(kind, stage.batch, stage.length, stage.first_seed, stage.conversations, shares=stage.shares,
-                     pages=stage.pages, easy=stage.easy, wild=stage.wild, view=bundle.view, margin=bundle.margin,
-                     cells=bundle.cells, lowest_noise=stage.lowest_noise, complementary=stage.complementary)
+    data = replace(stage, view=bundle.view, margin=bundle.margin, cells=bundle.cells)
     batches: Iterable = loader(data, tokenizer, hardware.workers)
     if device.type != "cpu":
         batches = Replay(batches, device)
@@ -231,7 +215,7 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
 
 def _learns(name: str, stage: Stage) -> bool:
     """Whether a stage moves the parameter of that name."""
-    if stage.name == "projector":
+    if stage.stage == "projector":
         return "merger." in name
     return stage.vision_scale > 0 or "visual." not in name
 
@@ -239,29 +223,29 @@ def _learns(name: str, stage: Stage) -> bool:
 def _module(model, tokenizer, stage: Stage, out: Path, cells: int = CELLS) -> nn.Module:
     """What a stage runs: pictures, or packed rows, to a loss."""
     heads = None
-    if stage.name == "vision" or stage.reading:
+    if stage.stage == "vision" or stage.reading:
         warmup = VisionWarmup(model, patch_heads(cells))
         heads = warmup.heads
         if stage.reading:
             heads.load_state_dict(load_file(out / "vision" / HEADS_FILE))
-        if stage.name == "vision":
+        if stage.stage == "vision":
             return warmup
     block_size = getattr(model.config, "bd3lm_block_size", 1)
-    at = slice(0, 0) if stage.name == "words" else picture_slice(tokenizer, cells**2)
-    return PackedLanguage(model, at, block_size, stage.name == "diffusion", heads)
+    at = slice(0, 0) if stage.stage == "words" else picture_slice(tokenizer, cells**2)
+    return PackedLanguage(model, at, block_size, stage.stage == "diffusion", heads)
 
 
 def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
     patches = {name: batch[name] for name in HEADS if name in batch}
-    if stage.name == "vision":
+    if stage.stage == "vision":
         loss, right = forward(batch["pictures"], patches)
         tally.add(loss, right)
         return loss
-    weight = batch["weight"] if stage.name == "diffusion" else autoregressive_weight(batch)
+    weight = batch["weight"] if stage.stage == "diffusion" else autoregressive_weight(batch)
     mask = module.mask(batch["positions"], batch["segment"], batch["noisy"], batch["complement"])
     loss, right, reading = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight,
                                    patches if stage.reading else None)
-    if stage.name == "diffusion":
+    if stage.stage == "diffusion":
         loss = loss / (batch["tasks"] >= 0).sum()
     tally.add(loss, reading=reading)
     tally.add_conversations(batch, right, weight > 0)
