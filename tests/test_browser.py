@@ -128,6 +128,20 @@ def test_scrubbing_back_shows_the_masks_of_that_step(visit):
     page.wait_for_selector(".dvl[data-complete='true']")
 
 
+def test_a_finished_run_counts_the_blocks_that_it_used_wherever_it_is_scrubbed_to(visit):
+    page = visit(reduced_motion="reduce")
+    page.wait_for_selector(".dvl[data-complete='true']")
+    trace = trace_of(page)
+    used = trace["steps"][-1]["block"] + 1
+    assert used > 3 and trace["length"] > used * trace["settings"]["block_size"]  # longer answers were allowed
+    assert page.locator(".dvl-block[data-state=cached]").count() == used
+    page.locator("[data-act=first]").click()
+    page.wait_for_selector(".dvl[data-cursor='0']")
+    assert page.locator(".dvl [data-slot=block]").text_content() == f"1 of {used}"
+    assert page.locator(".dvl-block[data-state=rest]").text_content() == f"+ {used - 3}"
+    assert page.locator(".dvl-more").text_content() == f"+ {used - 3} block" + "s" * (used > 4)
+
+
 def test_the_keyboard_and_the_scrubber_move_the_whole_page(visit):
     page = visit(reduced_motion="reduce")
     page.locator(".dvl-canvas").focus()

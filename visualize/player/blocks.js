@@ -4,26 +4,26 @@
 function createBlocks(strip) {
   let drawn = "";
 
-  function draw({ run, cursor, bounds, active, complete, shape }) {
+  function draw({ run, cursor, bounds, active, blocks, complete, shape }) {
     const prompt = (run.header.prompt || {}).num_tokens || 0;
     const counts = bounds.map(() => []);
     for (let i = 0; i < cursor; i += 1) counts[activeBlock(bounds, run.steps[i])].push(run.steps[i].revealed.length);
     const last = complete ? counts.reduce((at, list, block) => (list.length ? block : at), 0) : active;
-    const shown = bounds.slice(0, Math.min(bounds.length, Math.max(last + 3, complete ? last + 1 : 0)));
-    const key = [run.id, prompt, complete, active, shown.length, dvlLanguage(), ...counts.map((list) => list.join("."))].join("|");
+    const shown = bounds.slice(0, complete ? last + 1 : last + 3);
+    const rest = complete ? 0 : Math.max(0, blocks - shown.length);
+    const key = [run.id, prompt, complete, active, shown.length, rest, dvlLanguage(), ...counts.map((list) => list.join("."))].join("|");
     if (key === drawn) return;
     drawn = key;
     strip.textContent = "";
     if (prompt) chip("prompt", say("player.prompt-chip", { n: prompt }), [], say("player.prompt-cached", { n: prompt }));
     shown.forEach((start, block) => {
-      if (complete && block > last) return;
       const state = complete || block < active ? "cached" : block === active ? "active" : "unopened";
       const used = counts[block].length;
       const revealed = counts[block].join(" + ");
       const said = say("player.block-" + state, { block: block + 1, used, limit: shape.steps, revealed: revealed || "0" });
       chip(state, String(block + 1), counts[block], said);
     });
-    if (shown.length < bounds.length && !complete) chip("rest", "+ " + (bounds.length - shown.length), [], say("player.blocks-rest", { n: bounds.length - shown.length }));
+    if (rest) chip("rest", "+ " + rest, [], say("player.blocks-rest", { n: rest }));
   }
 
   // One bar per forward pass, as tall as the tokens it revealed.

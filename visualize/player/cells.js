@@ -10,7 +10,7 @@ function createCells(canvas) {
   let shownRun = null;
 
   function paint(view) {
-    const { run, state, bounds, active, complete } = view;
+    const { run, state, bounds, active, blocks, complete } = view;
     if (shownRun !== run || cells.length !== run.header.length) build(run);
     const ids = view.preview || state.ids;
     const shown = cellTexts(ids, run.vocabulary, state.isEnd);
@@ -18,7 +18,7 @@ function createCells(canvas) {
     let block = -1;
     let hidden = 0;
     ids.forEach((id, position) => {
-      if (first.has(position)) { block += 1; if (block > active + 2 && id === null) hidden += 1; }
+      if (first.has(position)) { block += 1; if (block > active + 2 && block < blocks && id === null) hidden += 1; }
       const cell = describe(view, ids, position, shown[position]);
       cell.block = complete || block < active ? "done" : block === active ? "active" : "ahead";
       cell.ahead = id !== null || block <= active ? "" : block > active + 2 ? "far" : String(block - active);
@@ -27,7 +27,7 @@ function createCells(canvas) {
       if (first.has(position) && position > 0) cell.first = "true";
       apply(position, cell);
     });
-    cells.more.textContent = hidden && !(complete && state.end < ids.length)
+    cells.more.textContent = hidden
       ? say(hidden === 1 ? "player.more-block" : "player.more-blocks", { n: hidden }) : "";
   }
 

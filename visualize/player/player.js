@@ -133,7 +133,7 @@ function createDiffusionPlayer(host, options) {
     const shape = blockShape(run, cursor);
     const complete = run.total !== null && cursor === run.total;
     const view = { run, have, cursor, state, bounds, shape, complete, selected, position: selected, steps: shape.steps,
-                   active: activeBlock(bounds, state.last), kind: heatKind(), over: run.total !== null,
+                   active: activeBlock(bounds, state.last), blocks: blocksOf(run, bounds), kind: heatKind(), over: run.total !== null,
                    changes: changes.get(), preview: changes.preview(state.ids) };
     cells.paint(view);
     if (!complete && (run.total === null || timer)) cells.keepInView(bounds[view.active]);
@@ -174,13 +174,12 @@ function createDiffusionPlayer(host, options) {
     return slot["heat-kind"].value || "confidence";
   }
 
-  function paintCounters({ state, bounds, shape, active }) {
+  function paintCounters({ state, blocks, shape, active }) {
     const last = state.last;
     const prefill = run.prefill || run.header.prefill_milliseconds;
     const seconds = (prefill + state.milliseconds) / 1000;
     const of = (n, total) => say("player.n-of-m", { n, total });
-    const used = run.total ? activeBlock(bounds, run.steps[run.total - 1]) + 1 : bounds.length; // of a finished run
-    slot["block"].textContent = of(active + 1, Math.max(used, active + 1));
+    slot["block"].textContent = of(active + 1, Math.max(blocks, active + 1));
     slot["step"].textContent = last ? of(last.step + 1, Math.max(shape.steps, last.step + 1)) : of(0, shape.steps);
     slot["forwards"].textContent = last ? last.forwards : "–";
     slot["per-forward"].textContent = cursor ? (state.denoised / passesOf(run.steps, cursor)).toFixed(2) : "–";

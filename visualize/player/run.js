@@ -116,6 +116,11 @@ function activeBlock(bounds, step) {
   return block;
 }
 
+// How many blocks of `bounds` there are to count: those that a run used once it is over, all that may come before.
+function blocksOf(run, bounds) {
+  return run.total ? activeBlock(bounds, run.steps[run.total - 1]) + 1 : bounds.length;
+}
+
 // Everything that was proposed at a position, in order: [{index, id, confidence, revealed, candidates, entropy}].
 function proposalsAt(run, position) {
   const found = [];
