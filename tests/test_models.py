@@ -90,6 +90,15 @@ def test_tensors_that_do_not_fit_are_named(checkpoint, tmp_path, load):
     assert "model.norm.weight (3,) instead of (64,)" in message
 
 
+@pytest.mark.parametrize("load", [AutoModelForImageTextToText.from_pretrained, dvl_core.load_model])
+def test_weights_that_were_cut_off_are_called_damaged(checkpoint, tmp_path, load):
+    folder = damaged(checkpoint, tmp_path, lambda tensors: None)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
+    with pytest.raises(CheckpointError, match="The weights of .*damaged are damaged .* download them again"):
+        load(folder)
+
+
 def test_what_is_no_checkpoint_is_refused(tmp_path):
     with pytest.raises(CheckpointError, match="There is no folder"):
         dvl_core.load_model(tmp_path / "nothing")

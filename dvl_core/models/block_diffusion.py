@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import Qwen2ForCausalLM
 from transformers.modeling_outputs import CausalLMOutputWithPast
@@ -20,7 +21,7 @@ from ..decoding.masks import block_causal_mask, hide_padding
 from ..decoding.observe import Observe
 from ..decoding.prefix import PrefixCache
 from ..decoding.step import DenoisingStep
-from .checkpoint import check_tensors
+from .checkpoint import CheckpointError, check_tensors, first_line
 
 # Releases of transformers before 5.24 call the decoder's cache argument `past_key_values`.
 _CACHE = "cache" if "cache" in inspect.signature(Qwen2ForCausalLM.forward).parameters else "past_key_values"
@@ -45,13 +46,17 @@ class BlockDiffusionMixin:
 
     @classmethod
     def from_pretrained(cls, source, *args: Any, output_loading_info: bool = False, **kwargs: Any):
-        """As in transformers, but a checkpoint whose tensors are missing, extra or misshapen is refused.
+        """As in transformers, but a checkpoint whose tensors are missing, extra, misshapen or cut off is refused.
 
         Raises:
             CheckpointError: naming the tensors.
         """
         kwargs["ignore_mismatched_sizes"] = True  # so that all problems are named at once
-        model, report = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        try:
+            model, report = super().from_pretrained(source, *args, output_loading_info=True, **kwargs)
+        except SafetensorError as error:
+            said = f"The weights of {source} are damaged ({first_line(error)}): download them again."
+            raise CheckpointError(said) from error
         check_tensors(cls, str(source), report)
         return (model, report) if output_loading_info else model
 
