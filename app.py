@@ -38,7 +38,7 @@ from dvl_core.engine import Engine, EngineError, Event, Loading, Started, Steppe
 from dvl_core.explore import event_json, sweep
 from dvl_core.lessons import lesson_data
 from dvl_core.models.loading import Outline, outline_model
-from dvl_core.race import Lane, Result, Running, run_race
+from dvl_core.race import Lane, Result, Running, lane_of, run_race
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
 from dvl_core.trace import TraceError, encode_vocabulary
@@ -48,7 +48,7 @@ from visualize import page as look
 from visualize.downloads import download
 from visualize.explore import protocol as explore_protocol
 from visualize.export import load
-from visualize.gallery import Recording, read_gallery
+from visualize.gallery import Recording, read_gallery, read_measured
 from visualize.language import TOGGLE, LanguageFirst
 from visualize.lessons.protocol import lesson_message
 from visualize.player import protocol
@@ -310,12 +310,13 @@ class Controls:
 
 
 def build_page(
-    desk: Desk, examples: list[dict[str, str]], gallery: list[Recording], parent: Engine | None = None
-) -> gr.Blocks:
+    desk: Desk, examples: list[dict[str, str]], gallery: list[Recording], parent: Engine | None = None,
+    measured: tuple[dict | None, dict | None] = (None, None),
+) -> gr.Blocks:  # fmt: skip
     """The whole page, wired to `desk`.
 
     `gallery`: recorded runs, the first of which plays until somebody asks; `parent`: the autoregressive model to race
-    against.
+    against; `measured`: a recorded race and a recorded sweep, for those who have not begun one.
     """
     with gr.Blocks(title="DiffusionVL", delete_cache=(3600, 86400), analytics_enabled=False) as page:
         header(desk)
@@ -323,9 +324,9 @@ def build_page(
             with gr.Tab(say("page.chat"), id="chat"):
                 chat_tab(desk, page, examples, gallery)
             with gr.Tab(say("page.race"), id="race"):
-                race_tab(desk, parent, examples)
+                race_tab(desk, parent, examples, measured[0])
             with gr.Tab(say("page.explore"), id="explore"):
-                explore_tab(desk, examples)
+                explore_tab(desk, examples, measured[1])
             with gr.Tab(say("page.replay"), id="replay"):
                 replay_tab(desk, gallery)
             if gallery:
@@ -589,7 +590,9 @@ def lane_controls(desk: Desk, parent: Engine | None, number: int) -> list[Any]:
     return [who, size, steps, ahead, strategy, threshold]
 
 
-def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) -> None:
+def race_tab(
+    desk: Desk, parent: Engine | None, examples: list[dict[str, str]], recorded: dict | None
+) -> None:  # fmt: skip
     """Two ways to the same answer on one clock."""
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
@@ -603,7 +606,7 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
                 length = answer_length(desk)
         with gr.Column(scale=7, min_width=320):
             track = gr.HTML(
-                None, html_template=race.TEMPLATE, js_on_load=race.LIVE_SCRIPT, apply_default_css=False,
+                recorded, html_template=race.TEMPLATE, js_on_load=race.LIVE_SCRIPT, apply_default_css=False,
                 elem_id="dvl-race-track",
             )  # fmt: skip
     current = gr.State("")
@@ -611,15 +614,12 @@ def race_tab(desk: Desk, parent: Engine | None, examples: list[dict[str, str]]) 
     def lane(values: list[Any], tokens: int) -> Lane:
         who, size, steps, guessed, strategy, threshold = values
         if who == "parent":
-            return Lane("autoregressive", parent, parent.config(max_new_tokens=tokens))
+            return lane_of(parent, parent.config(max_new_tokens=tokens))
         config = desk.engine.config(
             max_new_tokens=tokens, block_size=size, steps=steps, lookahead=guessed, strategy=strategy,
             threshold=threshold,
         )  # fmt: skip
-        named = [f"diffusion, block {size}, steps {steps}"]
-        named += [strategy.replace("_", " ")] if strategy != "low_confidence_static" else []
-        named += [f"looking {guessed} ahead"] if guessed else []
-        return Lane(", ".join(named), desk.engine, config)
+        return lane_of(desk.engine, config)
 
     def on_start(message: dict, repeats: int, length: int, *values: Any):
         name = uuid4().hex
@@ -652,7 +652,7 @@ def race_message(name: str, lanes: list[Lane], event: Running | Result) -> dict[
     return race_protocol.result_message(name, [(lane.name, lane.trace, lane.seconds) for lane in event.lanes])
 
 
-def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
+def explore_tab(desk: Desk, examples: list[dict[str, str]], recorded: dict | None) -> None:
     """One question under many settings."""
     size = desk.engine.trained_block_size
     sizes = sorted({1, 4, size, 2 * size})
@@ -675,7 +675,7 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]]) -> None:
                 length = answer_length(desk)
         with gr.Column(scale=7, min_width=320):
             chart = gr.HTML(
-                None, html_template=explore.TEMPLATE, js_on_load=explore.LIVE_SCRIPT, apply_default_css=False,
+                recorded, html_template=explore.TEMPLATE, js_on_load=explore.LIVE_SCRIPT, apply_default_css=False,
                 elem_id="dvl-explore-chart",
             )  # fmt: skip
     last = gr.State(None)
@@ -922,7 +922,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         examples, gallery = read_gallery(EXAMPLES)
         desk, parent = make_desk(options, gallery)
-        page = build_page(desk, examples, gallery, parent)
+        page = build_page(desk, examples, gallery, parent, read_measured(EXAMPLES))
         serve(page, desk, options)
         for engine in filter(None, (desk.engine, parent)):
             engine.wait()

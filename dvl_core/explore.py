@@ -3,18 +3,29 @@
 The slow setting reveals one token per step, the surest first (`low_confidence_static`), at the base block size. Every
 answer is compared with its answer. Each run has the model to itself, so that its time is its own; with several
 rounds all settings go through once before any goes again, so that a slow minute of the machine falls on all of them.
+
+    python -m dvl_core.explore --model assets/tinyvl --image FILE --prompt "…" --steps 1 2 4 8 --out sweep.json
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
+from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
+from transformers.utils import logging
+
+from .commandline import add_question_arguments, check_file, load_engine, question
 from .decoding import DecodingConfig
+from .decoding.strategies import STRATEGIES
 from .engine import Engine, EngineError
+from .machine import machine
 from .trace import DenoisingTrace
 
 MOST_COMBINATIONS = 64
@@ -210,3 +221,53 @@ def mean_confidence(trace: DenoisingTrace) -> float | None:
         confidence = dict(zip(step.masked, step.confidences, strict=True))
         values += [confidence[position] for position in step.revealed if position <= end]
     return fmean(values) if values else None
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m dvl_core.explore", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_question_arguments(parser)
+    parser.add_argument("--block-sizes", type=int, nargs="+", metavar="N", help="(default: the model's)")
+    parser.add_argument("--steps", type=int, nargs="+", metavar="N", default=[1, 2, 4, 8], help="(default: 1 2 4 8)")
+    parser.add_argument("--strategies", nargs="+", choices=STRATEGIES, metavar="NAME",
+                        default=["low_confidence_static", "low_confidence_dynamic"],
+                        help=f"of {', '.join(STRATEGIES)} (default: the first two)")
+    parser.add_argument("--max-new-tokens", type=int, default=128, help="longest answer, in tokens (default: 128)")
+    parser.add_argument("--repeats", type=int, default=3, help=f"rounds, 1 to {MOST_REPEATS} (default: 3)")
+    parser.add_argument("--out", type=Path, help="write plan and rows to this JSON file")
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 swept, 2 the input can't be used (one sentence on standard error)."""
+    arguments = parse_arguments(argv)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    events = []
+    try:
+        check_file("out", arguments.out)
+        engine = load_engine(arguments.model, arguments)
+        base = engine.config(max_new_tokens=arguments.max_new_tokens)
+        sizes = arguments.block_sizes or [engine.trained_block_size]
+        varied = (sizes, arguments.steps, arguments.strategies)
+        swept = sweep(engine, question(arguments), base, *varied, arguments.repeats)
+        events = [event for event in swept if not isinstance(event, Progress)]
+    except (ValueError, EngineError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    last = {event.index: event for event in events if isinstance(event, Row)}
+    print("block  steps  strategy                   seconds  passes  tokens/pass  agreement")
+    for row in last.values():
+        of = row.setting
+        print(f"{of.block_size:5}  {of.steps:5}  {of.strategy:25}  {row.seconds:7.3f}  {row.forwards:6}  "
+              f"{row.tokens_per_forward:11.2f}  {row.agreement:9.0%}")
+    if arguments.out:
+        kept = [event_json(event) for event in (events[0], *last.values())]
+        about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
+        arguments.out.write_text(json.dumps(about | {"events": kept}, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

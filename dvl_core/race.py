@@ -3,17 +3,35 @@
 A warming machine must favour nobody: every lane has one run that does not count, and the counted ones are interleaved
 with the lanes taking turns to begin (A B, B A, A B, ...). What is compared is the time in the traces: prefill and
 forward passes, drawing and waiting excluded.
+
+    python -m dvl_core.race --model assets/tinyvl --parent assets/tinyvl-ar --image FILE --prompt "…" --out race.json
 """
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+from transformers.utils import logging
+
+from .commandline import (
+    add_decoding_arguments,
+    add_question_arguments,
+    check_file,
+    decoding_config,
+    load_engine,
+    question,
+)
 from .decoding import DecodingConfig
-from .engine import Engine
+from .engine import Engine, EngineError
+from .machine import machine
 from .trace import DenoisingTrace
+from .turns import FairLock
 
 MAX_REPEATS = 15
 WARM_UP = 0  # the run that does not count
@@ -62,8 +80,26 @@ class Result:
 
     lanes: list[LaneResult]
 
+    def to_json(self) -> dict[str, Any]:
+        """Both lanes, JSON-ready, with the whole trace of each median run."""
+        return {
+            "lanes": [
+                {"name": lane.name, "seconds": list(lane.seconds), "trace": lane.trace.to_json()} for lane in self.lanes
+            ]
+        }
+
 
 Event = Running | Result
+
+
+def lane_of(engine: Engine, config: DecodingConfig) -> Lane:
+    """A lane that is named after what it does."""
+    if engine.describe()["kind"] != "block_diffusion":
+        return Lane("autoregressive", engine, config)
+    named = [f"diffusion, block {config.block_size}, steps {config.steps}"]
+    named += [config.strategy.replace("_", " ")] if config.strategy != "low_confidence_static" else []
+    named += [f"looking {config.lookahead} ahead"] if config.lookahead else []
+    return Lane(", ".join(named), engine, config)
 
 
 def run_race(messages: Sequence[Mapping[str, Any]], lanes: Sequence[Lane], repeats: int = 1) -> Iterator[Event]:
@@ -109,3 +145,43 @@ def _race(messages, lanes: Sequence[Lane], repeats: int) -> Iterator[Event]:
 def _result(lane: Lane, traces: list[DenoisingTrace]) -> LaneResult:
     ranked = sorted(traces, key=lambda trace: trace.seconds)
     return LaneResult(lane.name, ranked[(len(ranked) - 1) // 2], tuple(trace.seconds for trace in traces))
+
+
+def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m dvl_core.race", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_question_arguments(parser)
+    parser.add_argument("--parent", required=True, help="autoregressive checkpoint to race against")
+    parser.add_argument("--repeats", type=int, default=3, help=f"runs that count, 1 to {MAX_REPEATS} (default: 3)")
+    parser.add_argument("--out", type=Path, help="write the race, both traces included, to this JSON file")
+    add_decoding_arguments(parser)
+    return parser.parse_args(argv)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Exit status: 0 raced, 2 the input can't be used (one sentence on standard error)."""
+    arguments = parse_arguments(argv)
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        check_file("out", arguments.out)
+        turn = FairLock()
+        engine, parent = (load_engine(path, arguments, turn) for path in (arguments.model, arguments.parent))
+        config = decoding_config(arguments, engine.trained_block_size)
+        lanes = [lane_of(engine, config), lane_of(parent, parent.config(max_new_tokens=config.max_new_tokens))]
+        *_, result = run_race(question(arguments), lanes, arguments.repeats)
+    except (ValueError, EngineError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for lane in result.lanes:
+        low, high = min(lane.seconds), max(lane.seconds)
+        print(f"{lane.trace.seconds:8.3f} s ({low:.3f} to {high:.3f})  {lane.trace.forwards:4} passes  {lane.name}")
+    if arguments.out:
+        recorded = {"machine": machine(engine.model.device), **result.to_json()}
+        arguments.out.write_text(json.dumps(recorded, ensure_ascii=False) + "\n", encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -6,10 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from dvl_core import explore, race
 from dvl_core.generate import main
 from dvl_core.trace import DenoisingTrace
+from visualize.explore import protocol as explore_protocol
+from visualize.race import protocol as race_protocol
 
-MODEL = "assets/tinyvl"
+MODEL, PARENT = "assets/tinyvl", "assets/tinyvl-ar"
 
 
 @pytest.fixture
@@ -67,3 +70,63 @@ def test_what_cannot_be_used_is_said_in_a_sentence(capsys, monkeypatch, request,
     assert status == 2
     assert printed.err.startswith("error: ") and says in printed.err and len(printed.err.splitlines()) == 1
     assert printed.out == ""
+
+
+# -- a race, and a sweep --
+
+
+@pytest.fixture
+def at_root(monkeypatch, request):
+    monkeypatch.chdir(request.config.rootpath)
+
+
+def test_a_race_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_root):
+    file = tmp_path / "race.json"
+    asked = ["--model", MODEL, "--parent", PARENT, "--image", picture, "--prompt", "Describe the picture."]
+    settings = ["--max-new-tokens", "16", "--steps", "2", "--repeats", "1", "--device", "cpu"]
+    assert race.main([*asked, *settings, "--out", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    kept = json.loads(file.read_text(encoding="utf-8"))
+    assert [lane["name"] for lane in kept["lanes"]] == ["diffusion, block 8, steps 2", "autoregressive"]
+    for line, lane in zip(lines, kept["lanes"], strict=True):
+        trace = DenoisingTrace.from_json(lane["trace"])
+        assert line.endswith(lane["name"]) and f"{trace.forwards} passes" in line and lane["seconds"] == [trace.seconds]
+    shown = race_protocol.recorded_message(kept)
+    assert shown["recorded"]["model"] == "tinyvl" and shown["recorded"]["question"] == "Describe the picture."
+    assert shown["recorded"]["machine"] == kept["machine"]["processor"]
+    assert [lane["seconds"] for lane in shown["result"]["lanes"]] == [lane["seconds"] for lane in kept["lanes"]]
+
+
+def test_a_sweep_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_root):
+    file = tmp_path / "sweep.json"
+    asked = ["--model", MODEL, "--image", picture, "--prompt", "Describe the picture.", "--max-new-tokens", "16"]
+    settings = ["--steps", "1", "2", "--strategies", "margin", "--repeats", "2", "--device", "cpu"]
+    assert explore.main([*asked, *settings, "--out", str(file)]) == 0
+    lines = capsys.readouterr().out.splitlines()[1:]
+    shown = explore_protocol.recorded_message(json.loads(file.read_text(encoding="utf-8")))
+    assert [(row["steps"], row["strategy"], row["runs"]) for row in shown["rows"]] == [
+        (8, "low_confidence_static", 2), (1, "margin", 2), (2, "margin", 2),
+    ]  # fmt: skip
+    assert shown["phase"] == "finished" and shown["recorded"]["question"] == "Describe the picture."
+    for line, row in zip(lines, shown["rows"], strict=True):
+        numbers = [f"{row['seconds']:.3f}", str(row["forwards"])]
+        assert line.split()[:5] == ["8", str(row["steps"]), row["strategy"], *numbers]
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments", "says"),
+    [
+        (race, ("--parent", "assets/nothing"), "There is no folder assets/nothing"),
+        (race, ("--parent", PARENT, "--repeats", "0"), "repeats must be a whole number from 1 to 15"),
+        (race, ("--parent", PARENT, "--steps", "0"), "steps must be a whole number"),
+        (race, ("--parent", PARENT, "--out", "nowhere/race.json"), "out: the folder nowhere does not exist"),
+        (explore, ("--steps", "9", "--block-sizes", "8"), "every combination has more steps"),
+        (explore, ("--repeats", "9"), "repeats must be a whole number from 1 to 5"),
+        (explore, ("--model", PARENT), "autoregressive model has neither blocks"),
+        (explore, ("--out", "tests"), "out: tests is a folder; name a file"),
+    ],
+)
+def test_what_cannot_be_measured_is_refused_in_a_sentence(capsys, at_root, command, arguments, says):
+    assert command.main(["--model", MODEL, "--prompt", "Hi", "--device", "cpu", *arguments]) == 2
+    printed = capsys.readouterr()
+    assert printed.out == "" and printed.err.startswith("error: ") and says in printed.err

@@ -316,6 +316,25 @@ def test_the_empty_page_says_what_to_press(visit):
     assert page.locator(".dvl-race b").count() == 0
 
 
+def test_a_recorded_race_says_so_and_waits_to_be_seen_until_a_live_one_takes_its_place(visit):
+    trace = autoregressive_trace(["a", " b"], 30.0)
+    recorded = {"model": "m", "machine": "<i>cpu</i>", "question": HOSTILE}
+    page = visit()
+    page.evaluate("document.getElementById('host').style.display = 'none'")
+    page.evaluate(f"(m) => {RACE}.receive(m)", message(trace, trace, race="recorded") | {"recorded": recorded})
+    page.wait_for_timeout(200)
+    assert data(page)["playing"] == "false" and float(data(page)["at"]) == 0
+    page.evaluate("document.getElementById('host').style.display = ''")
+    page.wait_for_selector(".dvl-race[data-playing=true]")
+    assert slot(page, "note") == f"Recorded with m on <i>cpu</i>: “{HOSTILE}” “Start <b>it</b>” runs it here."
+    assert page.locator(".dvl-race-news").is_visible() and slot(page, "factor").startswith("Both lanes 10 times slower")
+    page.evaluate(f"(m) => {RACE}.receive(m)", message(trace, trace, race="live"))
+    page.wait_for_selector(".dvl-race[data-race=live]")
+    page.evaluate(DRAWN)
+    assert slot(page, "factor").startswith("Both lanes in true time")
+    assert not page.locator(".dvl-race-news").is_visible()
+
+
 def test_progress_failure_and_a_stop_are_sentences_and_the_last_race_stays(visit):
     page = visit(protocol.progress_message("one", ["x", "y"], 0, 0, 5, 0))
     page.wait_for_selector(".dvl-race[data-phase=running]")

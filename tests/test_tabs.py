@@ -8,7 +8,7 @@ from gradio_client import Client, handle_file
 from page_server import ROOT, page_url
 from traces import made_up_trace
 
-from visualize.gallery import read_gallery
+from visualize.gallery import read_gallery, read_measured
 from visualize.player import protocol
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed (pip install playwright)")
@@ -28,6 +28,27 @@ def answer(index: int, **settings) -> str:
     return client.predict(image=image, question=example["question"], settings=settings, api_name="/answer")[0]
 
 
+def test_a_recorded_race_and_sweep_are_shown_before_anybody_begins_one(visit):
+    page = visit()
+    raced, swept = read_measured(ROOT / "assets" / "examples")
+    page.wait_for_timeout(500)
+    open_tab(page, "Race")
+    page.locator(".dvl-race[data-race=recorded][data-playing=true]").wait_for()  # not over before it was seen
+    assert page.evaluate("scrollY") == 0
+    note = page.locator(".dvl-race [data-slot=note]").text_content()
+    assert note.startswith("Recorded with tinyvl on ") and f"“{EXAMPLES[0]['question']}”" in note
+    page.locator(".dvl-race[data-complete=true]").wait_for(timeout=20_000)
+    texts = page.locator(".dvl-race-text").all_text_contents()
+    assert [text.strip() for text in texts] == [
+        "".join(piece for piece, _ in lane["words"]) for lane in raced["result"]["lanes"]
+    ]
+    open_tab(page, "Explore")
+    page.locator(".dvl-explore[data-sweep=recorded][data-phase=finished]").wait_for()
+    assert page.locator(".dvl-explore tbody tr").count() == len(swept["rows"])
+    assert page.locator(".dvl-explore [data-slot=note]").text_content().startswith("Recorded with tinyvl on ")
+    assert page.evaluate("scrollY") == 0
+
+
 def test_a_race_runs_both_models_and_says_who_was_faster(visit):
     page = visit(reduced_motion="reduce")
     open_tab(page, "Race")
@@ -40,7 +61,7 @@ def test_a_race_runs_both_models_and_says_who_was_faster(visit):
         arg=EXAMPLES[2]["question"],
     )
     page.get_by_role("button", name="Start the race").click()
-    page.locator(".dvl-race[data-phase=finished], .dvl-race[data-complete=true]").first.wait_for(timeout=60_000)
+    page.locator(".dvl-race[data-complete=true]:not([data-race=recorded])").wait_for(timeout=60_000)
     texts = page.locator(".dvl-race-text").all_text_contents()
     expected = answer(2, strategy="low_confidence_dynamic", threshold=0.9)
     assert texts[0].strip() == expected and texts[1].strip()
@@ -73,7 +94,7 @@ def test_a_sweep_fills_chart_and_table(visit):
     start.click()
     sync_api.expect(start).to_be_disabled()
     sync_api.expect(stop).to_be_enabled()
-    page.locator(".dvl-explore[data-phase=finished]").wait_for(timeout=60_000)
+    page.locator(".dvl-explore[data-phase=finished]:not([data-sweep=recorded])").wait_for(timeout=60_000)
     sync_api.expect(start).to_be_enabled()
     rows = int(page.locator(".dvl-explore").get_attribute("data-rows"))
     assert rows == page.locator(".dvl-explore tbody tr").count() == 4

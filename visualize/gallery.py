@@ -3,6 +3,8 @@
     FOLDER/examples.json     [{"image", "question", "title", ...}, ...]
     FOLDER/*.png             their pictures
     FOLDER/recorded/*.json   traces, in the order of their names; each answers one of the examples
+    FOLDER/race.json         a race, as `python -m dvl_core.race --out` writes it
+    FOLDER/explore.json      a sweep over settings, as `python -m dvl_core.explore --out` writes it
 """
 
 from __future__ import annotations
@@ -13,6 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from dvl_core.trace import DenoisingTrace
+
+from .explore import protocol as explore_protocol
+from .race import protocol as race_protocol
 
 
 @dataclass(frozen=True)
@@ -46,6 +51,19 @@ def read_gallery(folder: Path) -> tuple[list[dict[str, str]], list[Recording]]:
     listed = folder / "examples.json"
     examples = json.loads(listed.read_text(encoding="utf-8")) if listed.is_file() else []
     return examples, [_recording(file, folder, examples) for file in sorted((folder / "recorded").glob("*.json"))]
+
+
+def read_measured(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """What the race and the exploring of `folder` show before anybody has begun one; None for what is absent.
+
+    Raises:
+        TraceError: for a race whose traces are none.
+    """
+    made = []
+    for name, message in (("race", race_protocol.recorded_message), ("explore", explore_protocol.recorded_message)):
+        file = folder / f"{name}.json"
+        made.append(message(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None)
+    return made[0], made[1]
 
 
 def _recording(file: Path, folder: Path, examples: list[dict[str, str]]) -> Recording:

@@ -21,10 +21,10 @@ from typing import Any
 import torch
 
 from ..folders import make_folder
+from ..machine import machine
 from ..models.loading import check_folder, resolve_device, resolve_dtype
 from .sizes import SIZES, check_size
 from .suites import SAME_LOSS, app_suite, decode_suite, growth_suite, observe_suite, train_suite
-from .timing import machine
 
 BLOCK = 8  # tokens that the decode suite denoises together
 SUITES = ("decode", "growth", "observe", "train", "app")

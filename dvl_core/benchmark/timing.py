@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import platform
 import statistics
 import sys
 from collections.abc import Callable, Mapping
@@ -104,23 +103,3 @@ def copy_bandwidth(device: torch.device, megabytes: int = 256, repeats: int = 9)
         synchronize(device)
         times.append(perf_counter() - began)
     return 2 * source.numel() * 4 / statistics.median(times)
-
-
-def machine(device: torch.device) -> dict[str, Any]:
-    """What it ran on, by its parts."""
-    about = {
-        "device": str(device), "torch": torch.__version__, "threads": torch.get_num_threads(),
-        "processor": _processor(), "python": platform.python_version(),
-    }  # fmt: skip
-    if device.type == "cuda":
-        about["gpu"] = torch.cuda.get_device_name(device)
-    return about
-
-
-def _processor() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            names = [line.split(":", 1)[1].strip() for line in file if line.startswith("model name")]
-        return f"{names[0]} x {len(names)}" if names else platform.processor()
-    except OSError:
-        return platform.processor() or platform.machine()

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..machine import processor
 
 Rows = dict[str, Callable[[], dict[str, Any]]]  # name of a row -> what makes it
 
@@ -24,16 +25,7 @@ def write_json(path: Path, data: Any) -> None:
 
 def machine() -> dict[str, Any]:
     """What the seconds depend on: processor, threads, torch."""
-    return {"processor": _processor(), "threads": torch.get_num_threads(), "torch": torch.__version__}
-
-
-def _processor() -> str:
-    about = Path("/proc/cpuinfo")
-    if about.exists():
-        for line in about.read_text(encoding="utf-8").splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
+    return {"processor": processor()[0], "threads": torch.get_num_threads(), "torch": torch.__version__}
 
 
 class Store:

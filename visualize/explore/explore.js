@@ -18,7 +18,7 @@ function createExplore(host) {
 
   function receive(next) {
     if (!next || !next.sweep || retired.has(next.sweep)) return;
-    if (!message || message.sweep !== next.sweep) bringIntoView(root);
+    if ((!message || message.sweep !== next.sweep) && !next.recorded) bringIntoView(root);
     if (message && message.sweep !== next.sweep) {
       retired.add(message.sweep);
       pointed = null;
@@ -73,7 +73,8 @@ function createExplore(host) {
     if (phase === "stopped") return say("explore.stopped", { count: rows.length });
     if (phase === "finished") {
       const rounds = plan.repeats > 1 ? "explore.finished.rounds" : "explore.finished";
-      return say(rounds, { count: rows.length, repeats: plan.repeats }) + " " + best(rows);
+      const found = say(rounds, { count: rows.length, repeats: plan.repeats }) + " " + best(rows);
+      return message.recorded ? say("explore.recorded", message.recorded) + " " + found : found;
     }
     if (!progress) return plan ? say("explore.starting", { total: plan.total }) : "";
     return say("explore.running", { n: progress.done + 1, total: progress.total, setting: exploreSetting(progress) });

@@ -3,6 +3,7 @@
 A hidden tab loses messages; the next one that arrives brings everything. At most 65 rows make that affordable.
 
     {"sweep": id, "phase": "running" | "finished" | "stopped" | "failed", "sentence": of a failure,
+     "recorded": {model, machine, question} of a sweep from a file, else absent,
      "plan": {settings, skipped, repeats, total}, "progress": {block_size, steps, strategy, done, total},
      "rows": [{index, block_size, steps, strategy, slow, runs, seconds, fastest, slowest, forwards, tokens,
                tokens_per_forward, text, agreement, same, confidence}, ...]}
@@ -34,6 +35,14 @@ def messages(sweep: str, events: Iterable[Message]) -> Iterator[Message]:
             message |= event
         yield message
     yield ended(message, "finished")
+
+
+def recorded_message(swept: Message) -> Message:
+    """A sweep from a file of `python -m dvl_core.explore --out`, as it ended, and what it was recorded with."""
+    *_, last = messages("recorded", swept["events"])
+    about = {"machine": swept["machine"].get("gpu") or swept["machine"]["processor"]}
+    recorded = about | {"model": swept["model"], "question": swept["question"]}
+    return last | {"recorded": recorded}
 
 
 def ended(message: Message, phase: str, sentence: str = "") -> Message:

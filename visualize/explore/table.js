@@ -10,7 +10,6 @@ const EXPLORE_COLUMNS = [
   { field: "tokens_per_forward", title: "explore.perForward", shown: (row) => row.tokens_per_forward.toFixed(2) },
   { field: "confidence", title: "explore.confidence", shown: (row) => exploreConfidence(row.confidence) },
   { field: "agreement", title: "explore.agreement", shown: (row) => explorePercent(row.agreement) },
-  { field: "same", title: "explore.same", shown: (row) => say(row.same ? "explore.same.yes" : "explore.same.no") },
 ];
 
 const EXPLORE_CSV = ["index", "slow", "block_size", "steps", "strategy", "runs", "seconds", "fastest", "slowest", "forwards",

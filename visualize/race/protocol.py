@@ -2,7 +2,8 @@
 
 A race sends `running` before every run and ends with `result`, `failed` or `stopped`. A page that has lost messages
 needs only the last one. The result holds of both lanes what a replay is drawn from: per forward pass the cells that
-changed and its milliseconds, the vocabulary of the settled tokens, and which words the other answer does not have.
+changed and its milliseconds, the vocabulary of the settled tokens, and which words the other answer does not have. One
+that was read from a file says in `recorded` what it was recorded with.
 """
 
 from __future__ import annotations
@@ -51,6 +52,19 @@ def result_message(race: str, lanes: Sequence[tuple[str, DenoisingTrace, Sequenc
         answers = "spacing"
     shown = [_lane(*lane) | {"words": pieces} for lane, pieces in zip(lanes, words, strict=True)]
     return {"race": race, "result": {"lanes": shown, "answers": answers}}
+
+
+def recorded_message(race: Message) -> Message:
+    """A race from a file of `python -m dvl_core.race --out`: its result, and what it was recorded with.
+
+    Raises:
+        TraceError: for traces that are none.
+    """
+    lanes = [(lane["name"], DenoisingTrace.from_json(lane["trace"]), lane["seconds"]) for lane in race["lanes"]]
+    first, about = lanes[0][1], race["machine"]
+    recorded = {"model": first.model.get("name", ""), "machine": about.get("gpu") or about["processor"],
+                "question": first.question}
+    return result_message("recorded", lanes) | {"recorded": recorded}
 
 
 def compare_words(one: str, other: str) -> tuple[list[list[Any]], list[list[Any]]]:

@@ -99,6 +99,7 @@ function createRace(host, options) {
   let race = null;       // of the messages taken now; those of earlier races are no longer heard
   const retired = new Set();
   let news = {};         // the last message that brought no result
+  let recorded = null;   // {model, machine, question} of a result that nobody asked for
   let answers = null;    // "same", "spacing" or "different"
   let lanes = [];        // {run, view, row, cells, painted} of the result
   let total = 1;         // end of the common axis, in milliseconds
@@ -114,13 +115,17 @@ function createRace(host, options) {
   function receive(message) {
     if (!message || !message.race || retired.has(message.race)) return;
     if (race && message.race !== race) retired.add(race);
-    if (message.race !== race) bringIntoView(root);
+    if (message.race !== race && !message.recorded) bringIntoView(root);
     const repeated = message.race === race && root.dataset.race === race;
     race = message.race;
     if (!message.result) pause();
     else if (!repeated) {
       load(message.result);
-      requestAnimationFrame(() => requestAnimationFrame(() => bringIntoView(root, slot["lanes"])));
+      if (message.recorded) slower = 10; // a small model's race is over within a blink
+      else if (recorded) slower = 1;
+      recorded = message.recorded || null;
+      if (recorded) waitForEyes();
+      else requestAnimationFrame(() => requestAnimationFrame(() => bringIntoView(root, slot["lanes"])));
     }
     news = message.result ? {} : message;
     schedule();
@@ -138,6 +143,19 @@ function createRace(host, options) {
     cursor = reducedMotion.matches ? total : 0;
     clock = null;
     if (!reducedMotion.matches) play();
+  }
+
+  // What nobody asked for begins when it is first seen: its tab may be closed.
+  function waitForEyes() {
+    if (!clock) return;
+    pause();
+    const mine = race;
+    const observer = new IntersectionObserver((entries) => {
+      if (!entries.some((entry) => entry.isIntersecting)) return;
+      observer.disconnect();
+      if (race === mine && cursor === 0) play();
+    });
+    observer.observe(root);
   }
 
   // -- building --
@@ -228,7 +246,8 @@ function createRace(host, options) {
   function paintNews() {
     const { running } = news;
     const sentence = running ? runningText(running) : news.failed ? sayTrouble(news.failed)
-      : news.stopped ? say("race.stopped", options) : lanes.length ? "" : say("race.empty", options);
+      : news.stopped ? say("race.stopped", options) : recorded ? say("race.recorded", { ...recorded, ...options })
+      : lanes.length ? "" : say("race.empty", options);
     const earlier = (news.failed || news.stopped) && lanes.length ? " " + say("race.earlier") : "";
     if (slot["note"].textContent !== sentence + earlier) slot["note"].textContent = sentence + earlier;
     if (running) slot["progress"].style.width = (100 * running.before) / (running.names.length * (running.runs + 1)) + "%";

@@ -1,0 +1,76 @@
+"""What the command lines that ask a model something share: options, the question, the engine, the file."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import fields
+from pathlib import Path
+
+from .decoding.config import MAX_BLOCK_SIZE, MAX_NEW_TOKENS, DecodingConfig
+from .decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
+from .engine import Engine, Limits
+from .models.loading import load_model
+from .turns import FairLock
+
+_HELP = {
+    "block_size": "tokens denoised together (default: the model's)",
+    "steps": "denoising steps per block (default: one per token of the block)",
+    "max_new_tokens": "longest answer, in tokens (default: 128)",
+    "strategy": f"what a step reveals: {', '.join(STRATEGIES)} (default: low_confidence_static)",
+    "temperature": "0 = most likely token, above 0 = sample (default: 0)",
+    "top_k": "sample among the k most likely tokens; 0 = all (default: 0)",
+    "top_p": "sample among the likeliest tokens with this much probability (default: 1)",
+    "seed": "of everything random (default: 0)",
+    "lookahead": "steps guessed in every pass: the same answer in fewer passes (default: 0)",
+    "reference_compatible": "decode exactly as the published code, quirks and forward counts included",
+} | {name: f"for {strategy}" for strategy, name in STRATEGY_PARAMETERS.items()}
+
+
+def add_decoding_arguments(parser: argparse.ArgumentParser) -> None:
+    """One option per field of `DecodingConfig`; those not given stay out of the namespace's settings."""
+    group = parser.add_argument_group("decoding")
+    for field in fields(DecodingConfig):
+        flag, kind = f"--{field.name.replace('_', '-')}", type(field.default)
+        if kind is bool:
+            group.add_argument(flag, action="store_true", default=None, help=_HELP[field.name])
+        else:
+            group.add_argument(flag, type=kind, default=None, metavar=kind.__name__.upper(), help=_HELP[field.name])
+
+
+def decoding_config(arguments: argparse.Namespace, trained_block_size: int) -> DecodingConfig:
+    """The settings given on the command line; the rest as the model was trained. Raises ValueError."""
+    given = {f.name: getattr(arguments, f.name) for f in fields(DecodingConfig)}
+    given = {name: value for name, value in given.items() if value is not None}
+    given.setdefault("block_size", trained_block_size)
+    given.setdefault("steps", given["block_size"])
+    return DecodingConfig(**given)
+
+
+def add_question_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that say which model is asked what, on which device."""
+    parser.add_argument("--model", required=True, help="checkpoint folder, or repository on the Hugging Face Hub")
+    parser.add_argument("--image", type=Path, action="append", default=[], help="picture; may be given several times")
+    parser.add_argument("--prompt", required=True, help="the question")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:N, mps, or balanced (several GPUs)")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16 or float16")
+
+
+def question(arguments: argparse.Namespace) -> list[dict]:
+    """The conversation that the options ask for, as an engine takes it."""
+    pictures = [{"type": "image", "image": str(path)} for path in arguments.image]
+    return [{"role": "user", "content": [*pictures, {"type": "text", "text": arguments.prompt}]}]
+
+
+def load_engine(source: str, arguments: argparse.Namespace, turn: FairLock | None = None) -> Engine:
+    """An engine with every limit of the decoder itself. Raises ValueError for what can't be loaded."""
+    model, processor = load_model(source, arguments.device, arguments.dtype)
+    limits = Limits(max_new_tokens=MAX_NEW_TOKENS, max_block_size=MAX_BLOCK_SIZE)
+    return Engine(model, processor, limits, name=Path(source).name, turn=turn)
+
+
+def check_file(option: str, path: Path | None) -> None:
+    """Refuse a file that can't be written before the work begins. Raises ValueError."""
+    if path and not path.parent.is_dir():
+        raise ValueError(f"{option}: the folder {path.parent} does not exist; make it first.")
+    if path and path.is_dir():
+        raise ValueError(f"{option}: {path} is a folder; name a file.")
