@@ -297,11 +297,16 @@ def test_it_fits_the_screen_in_either_language(visit, width):
 
 def test_labels_cover_nothing(visit):
     crowd = [row(i, 8, 1 + i % 8, "factor", 1 + 0.02 * i, 1 - 0.01 * (i % 5)) for i in range(40)]
+    crowd[0] |= {"runs": 3, "fastest": 0.9, "slowest": 1.3}
     page = visit(message(crowd), width=700)
     boxes = page.evaluate(
         """[...document.querySelectorAll('.dvl-explore-plot text[data-shown]')].map((t) => {
             const b = t.getBoundingClientRect(); return [b.left, b.top, b.right, b.bottom]; })"""
     )
+    span = page.locator(".dvl-explore-span").bounding_box()  # of the shown setting's runs
+    for left, top, right, bottom in boxes:
+        beside = right <= span["x"] or left >= span["x"] + span["width"]
+        assert beside or bottom <= span["y"] + 2 or top >= span["y"] + span["height"] - 4
     assert 2 <= len(boxes) < 40
     for i, a in enumerate(boxes):
         for b in boxes[i + 1 :]:

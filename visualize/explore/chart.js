@@ -33,9 +33,10 @@ function exploreShareAxis(rows) {
 }
 
 // Places for labels that cover neither a mark nor another label; a setting that finds none has none.
-// marks: [{x, y, text}], in order of importance. Returns [{x, y, anchor} or null].
-function explorePlaceLabels(marks, area) {
-  const taken = marks.map(({ x, y }) => [x - 8, y - 8, x + 8, y + 8]);
+// marks: [{x, y, text}], in order of importance; covered: boxes [left, top, right, bottom] where nothing may stand.
+// Returns [{x, y, anchor} or null].
+function explorePlaceLabels(marks, area, covered = []) {
+  const taken = [...covered, ...marks.map(({ x, y }) => [x - 8, y - 8, x + 8, y + 8])];
   const free = (box) => box[0] >= area.left && box[2] <= area.right && box[1] >= area.top && box[3] <= area.bottom
     && taken.every((other) => box[2] <= other[0] || box[0] >= other[2] || box[3] <= other[1] || box[1] >= other[3]);
   return marks.map(({ x, y, text }) => {
@@ -163,7 +164,9 @@ function createExploreChart(holder, options) {
     const rows = [...view.rows].sort((a, b) => first(a) - first(b));
     const named = rows.map((row) => ({ x: x(row.seconds), y: y(row.agreement), text: row.block_size + "/" + row.steps }));
     const room = { left: area.left, right: area.right + 12, top: area.top - 12, bottom: area.bottom + 14 };
-    explorePlaceLabels(named, room).forEach((place, i) => {
+    const runs = rows.filter((row) => row.index === view.shown && row.runs > 1) // whose span is drawn
+      .map((row) => [x(row.fastest), y(row.agreement) - 5, x(row.slowest), y(row.agreement) + 5]);
+    explorePlaceLabels(named, room, runs).forEach((place, i) => {
       if (!place) return;
       const node = text(labels, named[i].text, { x: place.x, y: place.y, "text-anchor": place.anchor });
       node.dataset.shown = rows[i].index === view.shown;
