@@ -30,6 +30,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--pictures", metavar="FOLDER", help="ask about the pictures of this folder, not TinyWorld's")
     what.add_argument("--tasks", default="all", help=f"all, or some of {','.join(TASKS)}")
+    parser.add_argument("--easy", action="store_true", help="TinyWorld's pictures with little in them, plainly drawn")
     parser.add_argument("--samples", type=int, default=200, help="questions per task (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="which test pictures (default 0)")
     parser.add_argument("--batch", type=int, default=16, help="questions answered at once (default 16)")
@@ -91,7 +92,8 @@ def report_tasks(model, processor, options: argparse.Namespace, config: Decoding
         print(f"{'task':<10} {'exact':>6} {'steps':>7} {'tokens/step':>12} {'seconds':>8}")
     scores = []
     tasks = None if options.tasks == "all" else options.tasks.split(",")
-    for score in evaluate(model, processor, tasks, options.samples, options.seed, config, options.batch):
+    for score in evaluate(model, processor, tasks, options.samples, options.seed, config, options.batch,
+                          options.easy):
         scores.append(score)
         if not options.json:
             print(f"{score.task:<10} {score.exact:>6.3f} {score.steps:>7.1f} {score.tokens_per_step:>12.2f} "
@@ -104,7 +106,8 @@ def report_tasks(model, processor, options: argparse.Namespace, config: Decoding
     if not options.mistakes:
         for entry in tasks_out.values():
             entry.pop("mistakes")
-    return {"samples": options.samples, "seed": options.seed, "mean_exact": mean_exact(scores), "tasks": tasks_out}
+    asked = {"samples": options.samples, "seed": options.seed, "easy": options.easy}
+    return asked | {"mean_exact": mean_exact(scores), "tasks": tasks_out}
 
 
 def report_pictures(model, processor, options: argparse.Namespace, config: DecodingConfig) -> dict:

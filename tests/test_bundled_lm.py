@@ -63,6 +63,12 @@ def ask(picture, question):
     return [{"role": "user", "content": [{"type": "image", "image": picture}, {"type": "text", "text": question}]}]
 
 
+def test_easy_stages_draw_easy_pictures_alone():
+    for large in (False, True):
+        assert all(s.only_easy and not s.easy and not s.wild for s in bundled_stages([9, 9, 9, 9], large, easy=True))
+    assert not any(stage.only_easy for stage in bundled_stages([9, 9, 9, 9]))
+
+
 def test_training_sees_what_a_visitors_picture_shows(tinylm):
     model, processor = tinylm
     pictures = [sample("test", seed).picture for seed in range(4)]  # of several shapes

@@ -16,7 +16,7 @@ from dvl_core.tinyworld.questions import ask, caption, tasks_of
 from dvl_core.tinyworld.sampling import rng_for, sample_sudoku, solutions
 from dvl_core.tinyworld.tokenizer import SPECIALS, answer_encoder, build_tokenizer
 from dvl_core.tinyworld.wordings import QUESTIONS, UNKNOWN
-from dvl_core.training.data import StageData, TinyWorldBatches
+from dvl_core.training.data import DRAWN_AT, StageData, TinyWorldBatches, picture_bytes
 from dvl_core.training.packing import Packer
 
 
@@ -143,6 +143,19 @@ def test_a_curriculum_ends_with_the_whole_world(tokenizer):
     pictures = [[data._row(seed, packer)["pictures"] for seed in range(100, 160)] for data in (rows, plain)]
     same = [np.array_equal(one, other) for one, other in zip(*pictures, strict=True)]
     assert sum(same[:20]) <= 5 and all(same[50:])
+
+
+def test_a_stage_of_easy_pictures_has_no_others(tokenizer):
+    only = TinyWorldBatches(StageData("autoregressive", 1, 256, first_seed=100, only_easy=True), tokenizer)
+    packer = Packer(tokenizer, 64, 8, 256, False)
+    for seed in range(100, 110):
+        shown, _ = picture_bytes(sample("train", seed, 6, easy=1.0).picture, DRAWN_AT[seed % len(DRAWN_AT)])
+        assert np.array_equal(only._row(seed, packer)["pictures"], shown)
+    for setting in ({"easy": 5}, {"pages": 0.5}, {"wild": 0.3}):
+        with pytest.raises(ValueError, match="only_easy=True leaves nothing for easy, pages and wild"):
+            StageData("vision", only_easy=True, **setting)
+    picture, _, _ = task_sample("caption", "test", 3, easy=True)
+    assert len(picture.shapes) <= 3 and split_of(picture) == "test"
 
 
 def test_sudokus_have_one_solution():

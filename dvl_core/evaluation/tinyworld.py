@@ -69,7 +69,7 @@ def ask_model(
 
 def evaluate_task(
     model: Any, processor: Any, task: str, samples: int, seed: int = 0, config: DecodingConfig | None = None,
-    batch: int = 16,
+    batch: int = 16, easy: bool = False,
 ) -> TaskScore:
     """Exact match of one task on test pictures.
 
@@ -80,6 +80,7 @@ def evaluate_task(
         seed: which test pictures.
         config: decoding settings; `max_new_tokens` 96 and the model's block by default.
         batch: questions answered at once.
+        easy: about pictures with little in them.
     """
     if samples < 1:
         raise ValueError(f"samples={samples} must be at least 1")
@@ -87,7 +88,7 @@ def evaluate_task(
     began, right, tokens, steps, mistakes = time.perf_counter(), 0, 0, 0, []
     for start in range(0, samples, batch):
         seeds = [seed * SEEDS_PER_RUN + i for i in range(start, min(start + batch, samples))]
-        asked = [task_sample(task, "test", s) for s in seeds]
+        asked = [task_sample(task, "test", s, easy) for s in seeds]
         answers = ask_model(model, processor, [(draw(picture), question) for picture, question, _ in asked], config)
         for number, (_, question, wanted), (given, count, taken) in zip(seeds, asked, answers, strict=True):
             right += given == wanted
@@ -107,7 +108,7 @@ def evaluate_task(
 
 def evaluate(
     model: Any, processor: Any, tasks: Iterable[str] | None = None, samples: int = 200, seed: int = 0,
-    config: DecodingConfig | None = None, batch: int = 16,
+    config: DecodingConfig | None = None, batch: int = 16, easy: bool = False,
 ) -> Iterator[TaskScore]:
     """`evaluate_task` for several tasks (all of them by default), one score at a time.
 
@@ -119,7 +120,7 @@ def evaluate(
         if name not in TASKS:
             raise ValueError(f"task {name!r} must be one of {', '.join(TASKS)}")
     for name in names:
-        yield evaluate_task(model, processor, name, samples, seed, config, batch)
+        yield evaluate_task(model, processor, name, samples, seed, config, batch, easy)
 
 
 def mean_exact(scores: Iterable[TaskScore]) -> float:

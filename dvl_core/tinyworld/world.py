@@ -98,8 +98,9 @@ def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, .
     return Sample(picture, tuple(talks), tuple(asked))
 
 
-def task_sample(task: str, split: str, seed: int) -> tuple[Picture, str, str]:
-    """One benchmark item: picture, question and the exact answer.
+def task_sample(task: str, split: str, seed: int, easy: bool = False) -> tuple[Picture, str, str]:
+    """One benchmark item: picture, question and the exact answer; `easy` for a picture with little in it
+    (`sampling.simplified`).
 
     Raises:
         ValueError: if the task is unknown.
@@ -109,7 +110,7 @@ def task_sample(task: str, split: str, seed: int) -> tuple[Picture, str, str]:
     kind, question = TASKS[task]
     rng = rng_for(split, seed)
     while True:
-        picture = sample_picture(rng, split, kind)
+        picture = sample_picture(rng, split, kind, easy=easy)
         turn = ask(rng, picture, question)
         if turn is not None:
             return picture, *turn

@@ -3,6 +3,7 @@
     python -m dvl_core.training.bundled_lm --out runs/tinylm --minutes 25,20,2,45
     python -m dvl_core.training.bundled_lm --out runs/tinylm --minutes 25,20,2,45 --stages words --go-on 1
     python -m dvl_core.training.bundled_lm --score runs/tinylm/words
+    python -m dvl_core.training.bundled_lm --out runs/tinylm --minutes 15,10,2,40 --easy
 
 Four stages, each for its share of minutes, with one translation in the middle:
 
@@ -12,7 +13,8 @@ Four stages, each for its share of minutes, with one translation in the middle:
 4. `projector`: the projector alone, next-token loss; 5. `diffusion`: everything, the block-diffusion loss.
 
 A stage that was too short goes on with `--go-on 1`, then 2, …: from its own checkpoint, with new samples and a learning
-rate that rises and falls once more. `--score` asks a language model about described pictures of the test split.
+rate that rises and falls once more. `--easy` keeps to pictures with little in them, which a CPU learns in an hour or
+two. `--score` asks a language model about described pictures of the test split.
 """
 
 from __future__ import annotations
@@ -152,7 +154,9 @@ def described_prompt(packer: Packer, picture, question: str) -> list[int]:
 
 
 @torch.no_grad()
-def score_words(model, tokenizer, tasks: Iterable[str], samples: int, seed: int = 0) -> Iterator[tuple[str, float]]:
+def score_words(
+    model, tokenizer, tasks: Iterable[str], samples: int, seed: int = 0, easy: bool = False
+) -> Iterator[tuple[str, float]]:
     """Exact match of a language model on described test pictures, greedy; (task, share right) one by one.
 
     Args:
@@ -160,11 +164,11 @@ def score_words(model, tokenizer, tasks: Iterable[str], samples: int, seed: int 
         tokenizer: its own.
         tasks: names in `tinyworld.TASKS`.
         samples: questions per task.
-        seed: which test pictures, as in `evaluation.evaluate_task`.
+        seed, easy: which test pictures, as in `evaluation.evaluate_task`.
     """
     packer = Packer(tokenizer, 0, 1, 1, False)
     for task in tasks:
-        asked = [task_sample(task, "test", seed * SEEDS_PER_RUN + i) for i in range(samples)]
+        asked = [task_sample(task, "test", seed * SEEDS_PER_RUN + i, easy) for i in range(samples)]
         right = 0
         for start in range(0, samples, 25):
             some = asked[start : start + 25]
@@ -178,8 +182,8 @@ def score_words(model, tokenizer, tasks: Iterable[str], samples: int, seed: int 
         yield task, right / samples
 
 
-def bundled_stages(minutes: list[float], large: bool = False) -> list[Stage]:
-    """The four stages, given their minutes; `large`: with the batches of a GPU."""
+def bundled_stages(minutes: list[float], large: bool = False, easy: bool = False) -> list[Stage]:
+    """The four stages, given their minutes; `large`: with the batches of a GPU; `easy`: of easy pictures alone."""
     vision, words, projector, diffusion = minutes
     stages = [
         Stage("vision", batch=32, shares=READING_SHARES, pages=0.5,
@@ -196,6 +200,8 @@ def bundled_stages(minutes: list[float], large: bool = False) -> list[Stage]:
         stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8) for stage in stages]
         stages[1] = replace(stages[1], length=512, conversations=10, easy=40_000)
         stages[2:] = [replace(stage, length=512, conversations=7) for stage in stages[2:]]
+    if easy:
+        stages = [replace(stage, only_easy=True, easy=0, pages=0.0, wild=0.0) for stage in stages]
     return stages
 
 
@@ -252,6 +258,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="which of them to run; what comes before the first is read from --out")  # fmt: skip
     parser.add_argument("--go-on", type=int, default=0, metavar="N",
                         help="the stage's Nth continuation: begin with its own checkpoint in --out")  # fmt: skip
+    parser.add_argument("--easy", action="store_true", help="pictures with little in them alone")
     parser.add_argument("--samples", type=int, default=200, help="of --score: questions per task (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights, or of the test pictures of --score")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
@@ -271,7 +278,7 @@ def score(options: argparse.Namespace) -> None:
     except (ValueError, OSError) as error:
         reason = str(error).splitlines()[0]
         raise ConfigError("--score", options.score, f"is no language model that can be loaded: {reason}") from error
-    scores = dict(score_words(model, tokenizer, TASKS, options.samples, options.seed))
+    scores = dict(score_words(model, tokenizer, TASKS, options.samples, options.seed, options.easy))
     print(json.dumps({"mean": sum(scores.values()) / len(scores)} | scores, indent=1))
 
 
@@ -288,7 +295,8 @@ def run(options: argparse.Namespace) -> None:
     make_folder("out", options.out)
     torch.manual_seed(options.seed)
     flush_denormals()
-    stages = [stage for stage in bundled_stages(minutes, hardware.device.type != "cpu") if stage.stage in wanted]
+    stages = bundled_stages(minutes, hardware.device.type != "cpu", options.easy)
+    stages = [stage for stage in stages if stage.stage in wanted]
     train(options.out, stages, build_tokenizer(), hardware, options.go_on)
 
 

@@ -51,6 +51,7 @@ class StageData:
             vision stage alone.
         easy: samples over which the share of easy pictures (`tinyworld.sampling.simplified`) falls from all of them to
             none.
+        only_easy: all pictures are.
         wild: share of pictures as others would make them (`tinyworld.wild`).
         lowest_noise: of the noise levels, which are even from there to 1.
         complementary: two noisy copies of every answer, the second of which hides what the first one shows
@@ -67,6 +68,7 @@ class StageData:
     shares: tuple[float, ...] = KIND_SHARES
     pages: float = 0.0
     easy: int = 0
+    only_easy: bool = False
     wild: float = 0.0
     lowest_noise: float = 0.1
     complementary: bool = False
@@ -83,6 +85,8 @@ class StageData:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 1")
         if self.pages and self.stage != "vision":
             raise ValueError(f"pages={self.pages}: no question is asked about a page, so only the vision stage has any")
+        if self.only_easy and (self.easy or self.pages or self.wild):
+            raise ValueError("only_easy=True leaves nothing for easy, pages and wild: set them to 0")
         if not 0 < self.lowest_noise < 1:
             raise ValueError(f"lowest_noise={self.lowest_noise} must be above 0 and below 1")
         if self.complementary and self.stage != "diffusion":
@@ -121,7 +125,7 @@ class TinyWorldBatches(IterableDataset):
             if rng.random() < data.pages:
                 page = sample_page(rng)
                 return self._seen(wild(rng, page) if rng.random() < data.wild else page, seed)
-        easy = max(0.0, 1 - (seed - data.first_seed) / data.easy) if data.easy else 0.0
+        easy = max(0.0, 1 - (seed - data.first_seed) / data.easy) if data.easy else float(data.only_easy)
         drawn = sample("train", seed, data.conversations if packer else 0, data.shares, easy, data.wild * (1 - easy))
         if data.stage == "words":
             packer.instead_of_picture(describe(drawn.picture))
