@@ -229,8 +229,9 @@ def test_verdicts_follow_their_rules():
     trained = {"parent, trained on": row(0.95, 0.95)}  # no conversion
     kept, moonshot = findings.recipe({"recipe": table | trained, "conversion": short})
     assert kept["held"] and not moonshot["held"]
-    assert "10 % of the samples: 96.7 ± 0.0 %" in kept["measured"] and "trained on" not in kept["measured"]
-    assert kept["measured"].endswith("keep 50.0 ± 0.0 % (10 %)")
+    assert "96.7 ± 0.0 % after 10 %" in kept["measured"] and "trained on" not in kept["measured"]
+    assert moonshot["measured"] == "kept 27.8 ± 7.9 % after 1 %, 88.9 ± 0.0 % after 5 % of the samples"
+    assert kept["measured"].endswith("keep 50.0 ± 0.0 % after 10 %")
     assert not findings.recipe({"recipe": table | {"10 %": row(0.8, 0.8)}, "conversion": short})[0]["held"]
     near, far = ({"ar_lm": {"autoregressive": row(0.8, 0.8), "diffusion": row(*d)}} for d in ((0.79, 0.79), (0.7, 0.7)))
     assert findings.ar_lm(near)[0]["held"] and not findings.ar_lm(far)[0]["held"]

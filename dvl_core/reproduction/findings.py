@@ -35,9 +35,10 @@ def kept_of_parent(table: Table) -> dict[str, dict[str, Any]]:
 def recipe(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
     """Does an autoregressive vision-language model keep its accuracy, and after how many samples?"""
     shares, short = (kept_of_parent(tables[name]) for name in ("recipe", "conversion"))
-    measured = "; ".join(f"{name} of the samples: {plus_minus(kept, 100, 1)} %" for name, kept in shares.items())
-    measured += "; short conversions by the published objective keep " + ", ".join(
-        f"{plus_minus(kept, 100, 1)} % ({name})" for name, kept in short.items())
+
+    def after(kept: Mapping[str, Mapping[str, Any]], most: int) -> str:
+        return ", ".join(f"{plus_minus(value, 100, 1)} % after {name}" for name, value in kept.items()
+                         if _percent(name) <= most)
 
     def within(most: int, least: float) -> bool:
         return any(_percent(name) <= most and kept["mean"] >= least for name, kept in shares.items())
@@ -45,10 +46,11 @@ def recipe(tables: Mapping[str, Table]) -> list[dict[str, Any]]:
     return [
         _finding("A translated AR-VLM keeps its accuracy.",
                  f"at least {KEPT:.0%} of the parent's average accuracy after at most 10 % of its samples",
-                 within(10, KEPT), f"kept after {measured}"),
+                 within(10, KEPT), f"kept {after(shares, 10)} of the samples; short conversions by the published "
+                                   f"objective keep {after(short, 100)}"),
         _finding("It does so with very few samples.",
                  f"at least {KEPT_MOONSHOT:.0%} after at most 5 %", within(5, KEPT_MOONSHOT),
-                 f"kept after {measured}"),
+                 f"kept {after(shares, 5)} of the samples"),
     ]
 
 
