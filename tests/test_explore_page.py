@@ -284,11 +284,13 @@ def test_it_says_how_far_a_sweep_is_and_what_came_of_it(visit):
 
 @pytest.mark.parametrize("width", [390, 1440])
 def test_it_fits_the_screen_in_either_language(visit, width):
-    for locale, word in (("en-GB", "slow setting"), ("zh-CN", "慢速设置")):
+    said = (("en-GB", "slow setting", "low confidence static"), ("zh-CN", "慢速设置", "低置信度·固定"))
+    for locale, word, strategy in said:
         page = visit(message(), width=width, locale=locale)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert word in page.locator(".dvl-explore-plot text.dvl-explore-slow").text_content()
-        assert word in page.locator("tr[data-index='0']").text_content()
+        line = page.locator("tr[data-index='0']").text_content()
+        assert word in line and strategy in line
         box = page.locator(".dvl-explore-plot svg").bounding_box()
         marks = [mark(page, i).locator("path").bounding_box() for i in range(5)]
         assert all(box["x"] <= m["x"] and m["x"] + m["width"] <= box["x"] + box["width"] + 12 for m in marks)

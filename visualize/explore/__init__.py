@@ -16,6 +16,6 @@ _FILES = ("marks.js", "chart.js", "table.js", "explore.js")
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
 CSS = css_variables() + (_HERE / "explore.css").read_text(encoding="utf-8")
 SCRIPT = "\n".join(
-    [strings.script("explore", "trouble"), *((_HERE / name).read_text(encoding="utf-8") for name in _FILES)]
+    [strings.script("explore", "strategy", "trouble"), *((_HERE / name).read_text(encoding="utf-8") for name in _FILES)]
 )
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")

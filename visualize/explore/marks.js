@@ -46,7 +46,7 @@ function exploreGlyph(parent, shape, confidence) {
   return svg;
 }
 
-const exploreStrategy = (row) => String(row.strategy).replaceAll("_", " ");
+const exploreStrategy = (row) => sayStrategy(row.strategy);
 
 function exploreSetting(row) {
   return say(row.steps === 1 ? "explore.setting.one" : "explore.setting",

@@ -16,7 +16,7 @@ _MODULES = (
     "player",
 )  # fmt: skip
 SCRIPT = "\n".join(
-    [strings.script("player"), *((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _MODULES)]
+    [strings.script("player", "strategy"), *((_HERE / f"{name}.js").read_text(encoding="utf-8") for name in _MODULES)]
 )
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")
 REPLAY_SCRIPT = SCRIPT + "\n" + (_HERE / "replay.js").read_text(encoding="utf-8")

@@ -88,7 +88,7 @@ function createBranches(slot, actions) {
       && others.some((other) => other.header.settings[name] !== settings[name]));
     const used = { threshold: "low_confidence_dynamic", entropy_bound: "entropy_bound", factor: "factor" };
     return differ.filter((name) => !used[name] || used[name] === settings.strategy)
-      .map((name) => (name === "strategy" ? settings[name] : name + " " + settings[name]).replaceAll("_", " "));
+      .map((name) => (name === "strategy" ? sayStrategy(settings[name]) : name.replaceAll("_", " ") + " " + settings[name]));
   }
 
   function question(run) {

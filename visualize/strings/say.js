@@ -12,6 +12,12 @@ function say(key, values = {}) {
   return text.replace(/\{(\w+)\}/g, (whole, name) => (name in values ? values[name] : whole));
 }
 
+// A strategy's name as the page calls it; one that the texts don't know, as it is. Needs the part "strategy".
+function sayStrategy(name) {
+  const key = "strategy." + name;
+  return key in DVL_TEXTS.en ? say(key) : String(name).replaceAll("_", " ");
+}
+
 // `root` and what is in it: data-say gives an element its text, data-say-label its aria-label, data-say-title its title.
 function sayAll(root) {
   const all = (what) => [...(root.matches && root.matches(what) ? [root] : []), ...root.querySelectorAll(what)];
