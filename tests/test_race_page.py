@@ -407,4 +407,11 @@ def test_the_page_does_not_jump_while_it_runs(visit):
 def test_the_page_speaks_chinese(visit):
     page = visit(message(made_up_trace(), autoregressive_trace(PIECES)), locale="zh-CN")
     seek(page, 1e9)
+    trace = made_up_trace()
+    trace.settings |= {"block_size": 8, "steps": 4, "strategy": "margin", "lookahead": 2}
+    page.evaluate(f"(m) => {RACE}.receive(m)", message(trace, autoregressive_trace(PIECES), race="named"))
+    page.wait_for_selector(".dvl-race[data-race=named]")
+    names = page.locator(".dvl-race-lane [data-slot=name]").all_text_contents()
+    assert names == ["块扩散，块 8，4 步，差距，前瞻 2", "自回归"]
+    seek(page, 1e9)
     assert slot(page, "answers") == "两者的回答相同。" and "预填充" in page.locator(".dvl-race-legend").text_content()

@@ -97,7 +97,7 @@ def _lane(name: str, trace: DenoisingTrace, seconds: Sequence[float]) -> Message
     return {
         "name": name,
         "kind": trace.model.get("kind"),
-        "settings": {key: trace.settings.get(key) for key in ("block_size", "steps")},
+        "settings": {key: trace.settings.get(key) for key in ("block_size", "steps", "strategy", "lookahead")},
         "eos_token_ids": trace.model.get("eos_token_ids", []),
         "prefill_milliseconds": trace.prefill_milliseconds,
         "given": trace.given,

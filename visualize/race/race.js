@@ -12,12 +12,23 @@ function raceRun(lane) {
   let offset = 0;
   const words = lane.words.map(([piece, differs]) => ({ start: offset, end: (offset += piece.length), differs }));
   return {
-    ...lane, ends, end: at, differing: words.filter((word) => word.differs),
+    ...lane, name: raceName(lane), ends, end: at, differing: words.filter((word) => word.differs),
     text: lane.words.map(([piece]) => piece).join(""),
     vocabulary: new Map(Object.entries(lane.vocabulary).map(([id, entry]) => [Number(id), entryBytes(entry)])),
     stops: new Set(lane.eos_token_ids),
     cells: Math.max(0, ...lane.steps.map((step) => step.span[1]), ...lane.given.map(([position]) => position + 1)),
   };
+}
+
+// A lane is named on the server, in English; elsewhere after what its run was set to.
+function raceName(lane) {
+  if (dvlLanguage() === "en") return lane.name;
+  if (lane.kind === "autoregressive") return say("race.name.autoregressive");
+  const { block_size: size, steps, strategy, lookahead } = lane.settings;
+  const words = [say("race.name.diffusion", { size, steps })];
+  if (strategy && strategy !== "low_confidence_static") words.push(sayStrategy(strategy));
+  if (lookahead) words.push(say("race.name.lookahead", { n: lookahead }));
+  return words.join(say("race.name.comma"));
 }
 
 // What had happened in a run `at` milliseconds after its beginning.
