@@ -12,5 +12,6 @@ _SHARED = [(_HERE.parent / "player" / name).read_text(encoding="utf-8") for name
 
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
 CSS = css_variables() + (_HERE / "race.css").read_text(encoding="utf-8")
-SCRIPT = "\n".join((strings.script("race", "strategy", "trouble"), *_SHARED, (_HERE / "race.js").read_text(encoding="utf-8")))
+_RACE = (_HERE / "race.js").read_text(encoding="utf-8")
+SCRIPT = "\n".join((strings.script("race", "strategy", "trouble"), *_SHARED, _RACE))
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")
