@@ -38,7 +38,7 @@ from dvl_core.engine import Engine, EngineError, Event, Loading, Started, Steppe
 from dvl_core.explore import event_json, sweep
 from dvl_core.lessons import lesson_data
 from dvl_core.models.loading import Outline, outline_model
-from dvl_core.race import Lane, Result, Running, lane_of, run_race
+from dvl_core.race import Lane, Result, Running, run_race
 from dvl_core.serving import limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
 from dvl_core.trace import TraceError, encode_vocabulary
@@ -614,12 +614,12 @@ def race_tab(
     def lane(values: list[Any], tokens: int) -> Lane:
         who, size, steps, guessed, strategy, threshold = values
         if who == "parent":
-            return lane_of(parent, parent.config(max_new_tokens=tokens))
+            return Lane("", parent, parent.config(max_new_tokens=tokens))
         config = desk.engine.config(
             max_new_tokens=tokens, block_size=size, steps=steps, lookahead=guessed, strategy=strategy,
             threshold=threshold,
         )  # fmt: skip
-        return lane_of(desk.engine, config)
+        return Lane("", desk.engine, config)
 
     def on_start(message: dict, repeats: int, length: int, *values: Any):
         name = uuid4().hex
@@ -647,8 +647,10 @@ def race_tab(
 
 def race_message(name: str, lanes: list[Lane], event: Running | Result) -> dict[str, Any]:
     if isinstance(event, Running):
-        names = [lane.name for lane in lanes]
-        return race_protocol.progress_message(name, names, event.lane, event.run, event.runs, event.before)
+        about = [
+            race_protocol.about_lane(lane.name, lane.engine.describe()["kind"], lane.config.to_json()) for lane in lanes
+        ]
+        return race_protocol.progress_message(name, about, event.lane, event.run, event.runs, event.before)
     return race_protocol.result_message(name, [(lane.name, lane.trace, lane.seconds) for lane in event.lanes])
 
 
@@ -921,8 +923,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = parse_options(__doc__, BUNDLED, arguments)
     try:
         examples, gallery = read_gallery(EXAMPLES)
+        measured = read_measured(EXAMPLES)
         desk, parent = make_desk(options, gallery)
-        page = build_page(desk, examples, gallery, parent, read_measured(EXAMPLES))
+        page = build_page(desk, examples, gallery, parent, measured)
         serve(page, desk, options)
         for engine in filter(None, (desk.engine, parent)):
             engine.wait()

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import argparse
+import json
+import sys
+from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
+
+from transformers.utils import logging
 
 from .decoding.config import MAX_BLOCK_SIZE, MAX_NEW_TOKENS, DecodingConfig
 from .decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
-from .engine import Engine, Limits
+from .engine import Engine, EngineError, Limits
 from .models.loading import load_model
 from .turns import FairLock
 
@@ -70,7 +76,34 @@ def load_engine(source: str, arguments: argparse.Namespace, turn: FairLock | Non
 
 def check_file(option: str, path: Path | None) -> None:
     """Refuse a file that can't be written before the work begins. Raises ValueError."""
-    if path and not path.parent.is_dir():
+    if path is None:
+        return
+    if not path.parent.is_dir():
         raise ValueError(f"{option}: the folder {path.parent} does not exist; make it first.")
-    if path and path.is_dir():
+    if path.is_dir():
         raise ValueError(f"{option}: {path} is a folder; name a file.")
+    there = path.exists()
+    try:
+        path.open("a").close()
+    except OSError as error:
+        raise ValueError(f"{option}: {path} can't be written ({error.strerror}).") from error
+    if not there:
+        path.unlink()
+
+
+def write_file(path: Path | None, data: dict[str, Any]) -> None:
+    """JSON into a file, if one was asked for."""
+    if path:
+        path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def run_command(work: Callable[[], None]) -> int:
+    """Do the work of a command. Exit status: 0 done, 2 the input can't be used (one sentence on standard error)."""
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
+    try:
+        work()
+    except (ValueError, EngineError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0

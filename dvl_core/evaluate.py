@@ -65,6 +65,8 @@ def check(options: argparse.Namespace) -> None:
             raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
     for path in filter(None, (options.model, options.parent)):
         check_folder(path)
+    if options.pictures and options.easy:
+        raise ValueError("easy is about TinyWorld's pictures: leave it out with --pictures")
     if options.pictures:
         load_questions(options.pictures)
     unknown = [] if options.tasks == "all" else [t for t in options.tasks.split(",") if t not in TASKS]

@@ -10,7 +10,6 @@ rounds all settings go through once before any goes again, so that a slow minute
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -19,9 +18,7 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from transformers.utils import logging
-
-from .commandline import add_question_arguments, check_file, load_engine, question
+from .commandline import add_question_arguments, check_file, load_engine, question, run_command, write_file
 from .decoding import DecodingConfig
 from .decoding.strategies import STRATEGIES
 from .engine import Engine, EngineError
@@ -142,11 +139,16 @@ def sweep(
     """
     if engine.describe()["kind"] != "block_diffusion":
         raise EngineError("An autoregressive model has neither blocks nor denoising steps to explore.", "model")
-    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MOST_REPEATS:
-        raise EngineError(f"repeats must be a whole number from 1 to {MOST_REPEATS}; got {repeats!r}.", "settings")
+    check_repeats(repeats)
     plan = _plan(base_config, block_sizes, steps, strategies, repeats)
     configs = [engine.config(**{**base_config.to_json(), **asdict(setting)}) for setting in plan.settings]
     return _run(engine, messages, plan, configs)
+
+
+def check_repeats(repeats: int) -> None:
+    """Refuse a number of rounds that can't be. Raises EngineError."""
+    if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MOST_REPEATS:
+        raise EngineError(f"repeats must be a whole number from 1 to {MOST_REPEATS}; got {repeats!r}.", "settings")
 
 
 def _plan(
@@ -154,8 +156,8 @@ def _plan(
 ) -> Plan:
     axes = [tuple(dict.fromkeys(values)) for values in (block_sizes, steps, strategies)]
     asked = [Setting(*values) for values in product(*axes)]
-    skipped = tuple(setting for setting in asked if setting.steps > setting.block_size)
-    kept = [setting for setting in asked if setting.steps <= setting.block_size]
+    skipped = tuple(setting for setting in asked if setting.steps > setting.block_size >= 1)
+    kept = [setting for setting in asked if setting not in skipped]
     if not kept:
         why = "every combination has more steps than its block has tokens" if asked else "nothing was chosen"
         raise EngineError(f"There is nothing to run, as {why}: choose blocks, fewer steps, strategies.", "settings")
@@ -239,34 +241,33 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 swept, 2 the input can't be used (one sentence on standard error)."""
-    arguments = parse_arguments(argv)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    events = []
-    try:
-        check_file("out", arguments.out)
-        engine = load_engine(arguments.model, arguments)
-        base = engine.config(max_new_tokens=arguments.max_new_tokens)
-        sizes = arguments.block_sizes or [engine.trained_block_size]
-        varied = (sizes, arguments.steps, arguments.strategies)
-        swept = sweep(engine, question(arguments), base, *varied, arguments.repeats)
-        events = [event for event in swept if not isinstance(event, Progress)]
-    except (ValueError, EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    last = {event.index: event for event in events if isinstance(event, Row)}
+def explore(arguments: argparse.Namespace) -> None:
+    """Sweep and print. Raises ValueError, EngineError or OSError for what can't be used."""
+    check_repeats(arguments.repeats)
+    check_file("out", arguments.out)
+    engine = load_engine(arguments.model, arguments)
+    base = engine.config(max_new_tokens=arguments.max_new_tokens)
+    sizes = arguments.block_sizes or [engine.trained_block_size]
+    varied = (sizes, arguments.steps, arguments.strategies)
+    swept = sweep(engine, question(arguments), base, *varied, arguments.repeats)
+    plan, *events = (event for event in swept if not isinstance(event, Progress))
+    rows = {event.index: event for event in events}
     print("block  steps  strategy                   seconds  passes  tokens/pass  agreement")
-    for row in last.values():
+    for row in rows.values():
         of = row.setting
         print(f"{of.block_size:5}  {of.steps:5}  {of.strategy:25}  {row.seconds:7.3f}  {row.forwards:6}  "
               f"{row.tokens_per_forward:11.2f}  {row.agreement:9.0%}")
-    if arguments.out:
-        kept = [event_json(event) for event in (events[0], *last.values())]
-        about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
-        arguments.out.write_text(json.dumps(about | {"events": kept}, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
+    if plan.skipped:
+        left_out = dict.fromkeys(f"{setting.block_size}/{setting.steps}" for setting in plan.skipped)
+        print(f"Left out, as a block has no more steps than tokens: {', '.join(left_out)}.")
+    about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
+    write_file(arguments.out, about | {"events": [event_json(event) for event in (plan, *rows.values())]})
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `commandline.run_command`."""
+    arguments = parse_arguments(argv)
+    return run_command(lambda: explore(arguments))
 
 
 if __name__ == "__main__":

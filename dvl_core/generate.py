@@ -7,8 +7,6 @@ import json
 import sys
 from pathlib import Path
 
-from transformers.utils import logging
-
 from .commandline import (
     add_decoding_arguments,
     add_question_arguments,
@@ -16,9 +14,9 @@ from .commandline import (
     decoding_config,
     load_engine,
     question,
+    run_command,
 )
 from .decoding.observe import Observe
-from .engine import EngineError
 
 
 def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
@@ -34,21 +32,14 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 answered, 2 the input can't be used (one sentence on standard error)."""
-    arguments = parse_arguments(argv)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        decoding_config(arguments, trained_block_size=8)  # refuse bad settings before a large model loads
-        check_file("trace", arguments.trace)
-        observe = Observe(arguments.candidates, arguments.entropy, tuple(arguments.attention))
-        engine = load_engine(arguments.model, arguments)
-        config = decoding_config(arguments, engine.trained_block_size)
-        trace = engine.answer(question(arguments), config, observe=observe)
-    except (ValueError, EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def answer(arguments: argparse.Namespace) -> None:
+    """Answer and print. Raises ValueError, EngineError or OSError for what can't be used."""
+    decoding_config(arguments, trained_block_size=8)  # refuse bad settings before a large model loads
+    check_file("trace", arguments.trace)
+    observe = Observe(arguments.candidates, arguments.entropy, tuple(arguments.attention))
+    engine = load_engine(arguments.model, arguments)
+    config = decoding_config(arguments, engine.trained_block_size)
+    trace = engine.answer(question(arguments), config, observe=observe)
     if arguments.trace:
         trace.save(arguments.trace)
     if arguments.json:
@@ -63,7 +54,12 @@ def main(argv: list[str] | None = None) -> int:
         print(json.dumps(result, ensure_ascii=False))
     else:
         print(trace.text)
-    return 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `commandline.run_command`."""
+    arguments = parse_arguments(argv)
+    return run_command(lambda: answer(arguments))
 
 
 if __name__ == "__main__":

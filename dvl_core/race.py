@@ -10,14 +10,11 @@ forward passes, drawing and waiting excluded.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-from transformers.utils import logging
 
 from .commandline import (
     add_decoding_arguments,
@@ -26,9 +23,11 @@ from .commandline import (
     decoding_config,
     load_engine,
     question,
+    run_command,
+    write_file,
 )
 from .decoding import DecodingConfig
-from .engine import Engine, EngineError
+from .engine import Engine
 from .machine import machine
 from .trace import DenoisingTrace
 from .turns import FairLock
@@ -39,7 +38,7 @@ WARM_UP = 0  # the run that does not count
 
 @dataclass(frozen=True)
 class Lane:
-    """One of the two that race: its name on the page, who decodes, and how.
+    """One of the two that race: its name, who decodes, and how. Without a name the page names it after what it does.
 
     Engines on one machine share their `turn`, so that a run of either has the machine to itself.
     """
@@ -92,16 +91,6 @@ class Result:
 Event = Running | Result
 
 
-def lane_of(engine: Engine, config: DecodingConfig) -> Lane:
-    """A lane that is named after what it does."""
-    if engine.describe()["kind"] != "block_diffusion":
-        return Lane("autoregressive", engine, config)
-    named = [f"diffusion, block {config.block_size}, steps {config.steps}"]
-    named += [config.strategy.replace("_", " ")] if config.strategy != "low_confidence_static" else []
-    named += [f"looking {config.lookahead} ahead"] if config.lookahead else []
-    return Lane(", ".join(named), engine, config)
-
-
 def run_race(messages: Sequence[Mapping[str, Any]], lanes: Sequence[Lane], repeats: int = 1) -> Iterator[Event]:
     """Let two lanes answer the same conversation.
 
@@ -120,9 +109,14 @@ def run_race(messages: Sequence[Mapping[str, Any]], lanes: Sequence[Lane], repea
     """
     if len(lanes) != 2:
         raise ValueError(f"lanes must be two; got {len(lanes)}.")
+    check_repeats(repeats)
+    return _race(messages, lanes, repeats)
+
+
+def check_repeats(repeats: int) -> None:
+    """Refuse a number of runs that can't be. Raises ValueError."""
     if isinstance(repeats, bool) or not isinstance(repeats, int) or not 1 <= repeats <= MAX_REPEATS:
         raise ValueError(f"repeats must be a whole number from 1 to {MAX_REPEATS}; got {repeats!r}.")
-    return _race(messages, lanes, repeats)
 
 
 def run_order(lanes: int, repeats: int) -> list[tuple[int, int]]:
@@ -159,28 +153,34 @@ def parse_arguments(argv: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Exit status: 0 raced, 2 the input can't be used (one sentence on standard error)."""
-    arguments = parse_arguments(argv)
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-    try:
-        check_file("out", arguments.out)
-        turn = FairLock()
-        engine, parent = (load_engine(path, arguments, turn) for path in (arguments.model, arguments.parent))
-        config = decoding_config(arguments, engine.trained_block_size)
-        lanes = [lane_of(engine, config), lane_of(parent, parent.config(max_new_tokens=config.max_new_tokens))]
-        *_, result = run_race(question(arguments), lanes, arguments.repeats)
-    except (ValueError, EngineError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+def race(arguments: argparse.Namespace) -> None:
+    """Race and print. Raises ValueError, EngineError or OSError for what can't be used."""
+    decoding_config(arguments, trained_block_size=8)  # refuse what can't be before two models load
+    check_repeats(arguments.repeats)
+    check_file("out", arguments.out)
+    turn, engines = FairLock(), []
+    for option, kind in (("model", "block_diffusion"), ("parent", "autoregressive")):
+        engines.append(load_engine(getattr(arguments, option), arguments, turn))
+        if engines[-1].describe()["kind"] != kind:
+            raise ValueError(f"{option}: {getattr(arguments, option)} is no {kind.replace('_', '-')} model.")
+    engine, parent = engines
+    config = decoding_config(arguments, engine.trained_block_size)
+    lanes = [
+        Lane("block diffusion", engine, config),
+        Lane("autoregressive", parent, parent.config(max_new_tokens=config.max_new_tokens)),
+    ]
+    *_, result = run_race(question(arguments), lanes, arguments.repeats)
     for lane in result.lanes:
         low, high = min(lane.seconds), max(lane.seconds)
         print(f"{lane.trace.seconds:8.3f} s ({low:.3f} to {high:.3f})  {lane.trace.forwards:4} passes  {lane.name}")
-    if arguments.out:
-        recorded = {"machine": machine(engine.model.device), **result.to_json()}
-        arguments.out.write_text(json.dumps(recorded, ensure_ascii=False) + "\n", encoding="utf-8")
-    return 0
+    about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
+    write_file(arguments.out, about | result.to_json())
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Entry point; see `commandline.run_command`."""
+    arguments = parse_arguments(argv)
+    return run_command(lambda: race(arguments))
 
 
 if __name__ == "__main__":

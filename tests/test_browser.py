@@ -142,6 +142,17 @@ def test_a_finished_run_counts_the_blocks_that_it_used_wherever_it_is_scrubbed_t
     assert page.locator(".dvl-more").text_content() == f"+ {used - 3} block" + "s" * (used > 4)
 
 
+def test_a_short_run_shows_no_blocks_that_it_never_used(visit):
+    page = visit(reduced_motion="reduce")
+    trace = made_up_trace(["a", " b", " c"], length=32, block_size=8, steps=4)
+    show(page, protocol.trace_message("short", trace))
+    assert page.locator(".dvl [data-slot=block]").text_content() == "1 of 1"
+    page.locator("[data-act=first]").click()
+    page.wait_for_selector(".dvl[data-cursor='0']")
+    assert page.locator(".dvl [data-slot=block]").text_content() == "1 of 1"
+    assert page.locator(".dvl-block:not([data-state=prompt])").count() == 1
+
+
 def test_the_keyboard_and_the_scrubber_move_the_whole_page(visit):
     page = visit(reduced_motion="reduce")
     page.locator(".dvl-canvas").focus()

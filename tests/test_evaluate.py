@@ -83,6 +83,12 @@ def test_a_missing_model_is_refused(capsys):
     assert "/no/such/parent" in shown.err and not shown.out  # before the child is asked anything
 
 
+def test_easy_is_about_tinyworld(capsys):
+    folder = str(ASSETS.parent / "tests" / "data" / "foreign")
+    assert main(["--model", str(ASSETS / "tinyvl"), "--pictures", folder, "--easy"]) == 2
+    assert "leave it out with --pictures" in capsys.readouterr().err
+
+
 def test_mean_is_over_tasks():
     scores = [TaskScore("a", 10, 1.0, 1, 1, 1, ()), TaskScore("b", 1, 0.5, 1, 1, 1, ())]
     assert mean_exact(scores) == 0.75

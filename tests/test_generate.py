@@ -1,15 +1,17 @@
 """The command line: one answer, as text or JSON, and a sentence for whatever can't be used."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from dvl_core import explore, race
+from dvl_core import commandline, explore, race
 from dvl_core.generate import main
-from dvl_core.trace import DenoisingTrace
+from dvl_core.trace import DenoisingTrace, TraceError
 from visualize.explore import protocol as explore_protocol
+from visualize.gallery import read_measured
 from visualize.race import protocol as race_protocol
 
 MODEL, PARENT = "assets/tinyvl", "assets/tinyvl-ar"
@@ -87,7 +89,7 @@ def test_a_race_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_ro
     assert race.main([*asked, *settings, "--out", str(file)]) == 0
     lines = capsys.readouterr().out.splitlines()
     kept = json.loads(file.read_text(encoding="utf-8"))
-    assert [lane["name"] for lane in kept["lanes"]] == ["diffusion, block 8, steps 2", "autoregressive"]
+    assert [lane["name"] for lane in kept["lanes"]] == ["block diffusion", "autoregressive"]
     for line, lane in zip(lines, kept["lanes"], strict=True):
         trace = DenoisingTrace.from_json(lane["trace"])
         assert line.endswith(lane["name"]) and f"{trace.forwards} passes" in line and lane["seconds"] == [trace.seconds]
@@ -95,6 +97,15 @@ def test_a_race_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_ro
     assert shown["recorded"]["model"] == "tinyvl" and shown["recorded"]["question"] == "Describe the picture."
     assert shown["recorded"]["machine"] == kept["machine"]["processor"]
     assert [lane["seconds"] for lane in shown["result"]["lanes"]] == [lane["seconds"] for lane in kept["lanes"]]
+
+
+@pytest.mark.parametrize("name", ["race", "explore"])
+@pytest.mark.parametrize("text", ["{", "[]", "{}", '{"machine": {}, "lanes": [], "events": []}'])
+def test_a_damaged_recording_is_named(tmp_path, name, text):
+    assert read_measured(tmp_path) == (None, None)
+    (tmp_path / f"{name}.json").write_text(text)
+    with pytest.raises(TraceError, match=f"{name}.json is damaged .*record it again, or remove it"):
+        read_measured(tmp_path)
 
 
 def test_a_sweep_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_root):
@@ -117,10 +128,14 @@ def test_a_sweep_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_r
     ("command", "arguments", "says"),
     [
         (race, ("--parent", "assets/nothing"), "There is no folder assets/nothing"),
+        (race, ("--parent", MODEL), "parent: assets/tinyvl is no autoregressive model"),
+        (race, ("--parent", PARENT, "--model", PARENT), "model: assets/tinyvl-ar is no block-diffusion model"),
         (race, ("--parent", PARENT, "--repeats", "0"), "repeats must be a whole number from 1 to 15"),
         (race, ("--parent", PARENT, "--steps", "0"), "steps must be a whole number"),
         (race, ("--parent", PARENT, "--out", "nowhere/race.json"), "out: the folder nowhere does not exist"),
         (explore, ("--steps", "9", "--block-sizes", "8"), "every combination has more steps"),
+        (explore, ("--block-sizes", "0"), "block_size must be"),
+        (explore, ("--out", "/proc/none/sweep.json"), "out: the folder /proc/none does not exist"),
         (explore, ("--repeats", "9"), "repeats must be a whole number from 1 to 5"),
         (explore, ("--model", PARENT), "autoregressive model has neither blocks"),
         (explore, ("--out", "tests"), "out: tests is a folder; name a file"),
@@ -130,3 +145,18 @@ def test_what_cannot_be_measured_is_refused_in_a_sentence(capsys, at_root, comma
     assert command.main(["--model", MODEL, "--prompt", "Hi", "--device", "cpu", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and says in printed.err
+
+
+def test_a_file_that_cannot_be_written_is_refused_and_one_that_can_is_left_alone(tmp_path, monkeypatch):
+    commandline.check_file("out", tmp_path / "new.json")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / "old.json").write_text("kept")
+    commandline.check_file("out", tmp_path / "old.json")
+    assert (tmp_path / "old.json").read_text() == "kept"
+
+    def refuse(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(ValueError, match=r"out: .*new.json can't be written \(Permission denied\)"):
+        commandline.check_file("out", tmp_path / "new.json")

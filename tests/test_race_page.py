@@ -14,6 +14,7 @@ PAGE = f"""<!doctype html><meta charset="utf-8"><meta name="viewport" content="w
 createRace(document.getElementById("host"), {{ button: "Start <b>it</b>" }});</script>"""
 RACE = "document.getElementById('host').dvlRace"
 DRAWN = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(() => done())))"
+NAMED = [protocol.about_lane(name, "block_diffusion", {}) for name in "xy"]
 HOSTILE = "<img src=x onerror=window.hacked=1></script>${window.hacked=2}{{constructor}}<b>bold</b>"
 
 # What a reader sees of each lane: text of the settled cells, their positions, those of the masks, and the counters.
@@ -326,8 +327,12 @@ def test_a_recorded_race_says_so_and_waits_to_be_seen_until_a_live_one_takes_its
     assert data(page)["playing"] == "false" and float(data(page)["at"]) == 0
     page.evaluate("document.getElementById('host').style.display = ''")
     page.wait_for_selector(".dvl-race[data-playing=true]")
-    assert slot(page, "note") == f"Recorded with m on <i>cpu</i>: “{HOSTILE}” “Start <b>it</b>” runs it here."
+    said = f"Recorded with m on <i>cpu</i>: “{HOSTILE}” “Start <b>it</b>” runs one on this machine."
+    assert slot(page, "note") == said
     assert page.locator(".dvl-race-news").is_visible() and slot(page, "factor").startswith("Both lanes 10 times slower")
+    page.evaluate(f"(m) => {RACE}.receive(m)", protocol.failed_message("failed", "No."))
+    page.wait_for_selector(".dvl-race[data-phase=failed]")
+    assert slot(page, "note").startswith("No. Recorded with m on ")  # whose times are still to be seen
     page.evaluate(f"(m) => {RACE}.receive(m)", message(trace, trace, race="live"))
     page.wait_for_selector(".dvl-race[data-race=live]")
     page.evaluate(DRAWN)
@@ -336,10 +341,10 @@ def test_a_recorded_race_says_so_and_waits_to_be_seen_until_a_live_one_takes_its
 
 
 def test_progress_failure_and_a_stop_are_sentences_and_the_last_race_stays(visit):
-    page = visit(protocol.progress_message("one", ["x", "y"], 0, 0, 5, 0))
+    page = visit(protocol.progress_message("one", NAMED, 0, 0, 5, 0))
     page.wait_for_selector(".dvl-race[data-phase=running]")
     assert slot(page, "note") == "Warming up lane 1 of 2 (x); this run does not count."
-    page.evaluate(f"(m) => {RACE}.receive(m)", protocol.progress_message("one", ["x", "y"], 0, 3, 5, 6))
+    page.evaluate(f"(m) => {RACE}.receive(m)", protocol.progress_message("one", NAMED, 0, 3, 5, 6))
     page.evaluate(DRAWN)
     assert slot(page, "note").startswith("Running lane 1 of 2 (x), run 3 of 5")
     assert page.locator("[data-slot=progress]").evaluate("(bar) => bar.style.width") == "50%"
@@ -347,7 +352,7 @@ def test_progress_failure_and_a_stop_are_sentences_and_the_last_race_stays(visit
     first = message(trace, trace)
     for sent in (
         first,
-        protocol.progress_message("two", ["x", "y"], 1, 1, 1, 3),
+        protocol.progress_message("two", NAMED, 1, 1, 1, 3),
         first,  # late: no longer heard
     ):
         page.evaluate(f"(m) => {RACE}.receive(m)", sent)
@@ -409,9 +414,16 @@ def test_the_page_speaks_chinese(visit):
     seek(page, 1e9)
     trace = made_up_trace()
     trace.settings |= {"block_size": 8, "steps": 4, "strategy": "margin", "lookahead": 2}
-    page.evaluate(f"(m) => {RACE}.receive(m)", message(trace, autoregressive_trace(PIECES), race="named"))
+    unnamed = protocol.result_message("named", [("", trace, (1.0,)), ("", autoregressive_trace(PIECES), (1.0,))])
+    page.evaluate(f"(m) => {RACE}.receive(m)", unnamed)
     page.wait_for_selector(".dvl-race[data-race=named]")
     names = page.locator(".dvl-race-lane [data-slot=name]").all_text_contents()
     assert names == ["块扩散，块 8，4 步，差距，前瞻 2", "自回归"]
+    about = protocol.about_lane("", "block_diffusion", trace.settings)
+    page.evaluate(f"(m) => {RACE}.receive(m)", protocol.progress_message("next", [about, about], 0, 1, 3, 2))
+    page.wait_for_selector(".dvl-race[data-phase=running]")
+    assert names[0] in slot(page, "note")
+    page.evaluate(f"(m) => {RACE}.receive(m)", message(made_up_trace(), autoregressive_trace(PIECES), race="last"))
+    page.wait_for_selector(".dvl-race[data-race=last]")
     seek(page, 1e9)
     assert slot(page, "answers") == "两者的回答相同。" and "预填充" in page.locator(".dvl-race-legend").text_content()

@@ -352,6 +352,7 @@ def test_a_conversion_is_polished(model, tokenizer, tmp_path, monkeypatch):
     assert stage.complementary and stage.vision_scale == 0
     monkeypatch.setattr(bundled, "polish_stage", lambda *_: stage)
     save(model, tokenizer, tmp_path / "child", diffusion=True)
+    save_file(VisionWarmup(model, HEADS).heads.state_dict(), tmp_path / "child" / bundled.HEADS_FILE)  # of no use here
     options = ["--start", str(tmp_path / "child"), "--from", "polish", "--polish", "1", "--no-compile"]
     assert bundled.main(["--out", str(tmp_path / "out"), "--device", "cpu", *options]) == 0
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"polish", "bundled", "log.jsonl"}

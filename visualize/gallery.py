@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dvl_core.trace import DenoisingTrace
+from dvl_core.trace import DenoisingTrace, TraceError
 
 from .explore import protocol as explore_protocol
 from .race import protocol as race_protocol
@@ -57,13 +57,16 @@ def read_measured(folder: Path) -> tuple[dict[str, Any] | None, dict[str, Any] |
     """What the race and the exploring of `folder` show before anybody has begun one; None for what is absent.
 
     Raises:
-        TraceError: for a race whose traces are none.
+        TraceError: for a file that is neither.
     """
-    made = []
+    made = {}
     for name, message in (("race", race_protocol.recorded_message), ("explore", explore_protocol.recorded_message)):
         file = folder / f"{name}.json"
-        made.append(message(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None)
-    return made[0], made[1]
+        try:
+            made[name] = message(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else None
+        except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+            raise TraceError(f"{file} is damaged ({error!r}): record it again, or remove it.") from error
+    return made["race"], made["explore"]
 
 
 def _recording(file: Path, folder: Path, examples: list[dict[str, str]]) -> Recording:

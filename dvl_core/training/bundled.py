@@ -200,7 +200,7 @@ def run(options: argparse.Namespace) -> None:
     if options.polish:
         stages["polish"] = polish_stage(options.polish, large, options.skip)
     model = _beginning(options, tokenizer, hardware)
-    if (options.out / "vision" / HEADS_FILE).exists() and options.start:  # what the tower knows is not learnt again
+    if _has_heads(options):  # what the tower knows is not learnt again
         stages["vision"] = replace(stages["vision"], reading=1.0)
     log = Log(options.out / "log.jsonl")
     log.write(parameters=sum(p.numel() for p in model.parameters()), vision=sum(
@@ -212,10 +212,15 @@ def run(options: argparse.Namespace) -> None:
             parent = load(options.out / "autoregressive", hardware)
             run_stage(parent, tokenizer, brief, log, options.out, VL, hardware, f"brief-{share:g}")
         learnt = run_stage(model, tokenizer, stages[name], log, options.out, VL, hardware, name)
-    for name in ("autoregressive", "diffusion"):
+    for name in ("diffusion", "autoregressive"):
         last = options.out / ("polish" if options.polish and name == "diffusion" else name)
         if last.exists():
             save(load(last).to(torch.bfloat16), tokenizer, options.out / "bundled" / name, name == "diffusion")
+
+
+def _has_heads(options: argparse.Namespace) -> bool:
+    """Whether the vision stage begins with the heads that lie beside `--start`."""
+    return options.stage == "vision" and bool(options.start) and (options.start / HEADS_FILE).exists()
 
 
 def _beginning(options: argparse.Namespace, tokenizer, hardware: Hardware) -> DiffusionVLQwenVLForConditionalGeneration:
@@ -234,7 +239,7 @@ def _beginning(options: argparse.Namespace, tokenizer, hardware: Hardware) -> Di
             take_over(model, tokenizer, options.start)
         except (ValueError, OSError) as error:
             raise ConfigError("--start", str(options.start), f"is no earlier bundled model: {error}") from error
-        if (options.start / HEADS_FILE).exists():
+        if _has_heads(options):
             (options.out / "vision").mkdir(exist_ok=True)
             shutil.copy(options.start / HEADS_FILE, options.out / "vision")
     return model

@@ -14,6 +14,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
+from ..recorded import recorded_with
+
 Message = dict[str, Any]
 
 
@@ -40,9 +42,7 @@ def messages(sweep: str, events: Iterable[Message]) -> Iterator[Message]:
 def recorded_message(swept: Message) -> Message:
     """A sweep from a file of `python -m dvl_core.explore --out`, as it ended, and what it was recorded with."""
     *_, last = messages("recorded", swept["events"])
-    about = {"machine": swept["machine"].get("gpu") or swept["machine"]["processor"]}
-    recorded = about | {"model": swept["model"], "question": swept["question"]}
-    return last | {"recorded": recorded}
+    return last | {"recorded": recorded_with(swept)}
 
 
 def ended(message: Message, phase: str, sentence: str = "") -> Message:

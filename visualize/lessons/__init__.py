@@ -13,7 +13,6 @@ _FILES = ("record.js", "draft.js", "noise.js", "mask.js", "cache.js", "tour.js",
 
 TEMPLATE = (_HERE / "template.html").read_text(encoding="utf-8")
 CSS = css_variables() + (_HERE / "lessons.css").read_text(encoding="utf-8")
-SCRIPT = "\n".join(
-    [strings.script("lessons")] + [path.read_text(encoding="utf-8") for path in (_TEXT, *(_HERE / f for f in _FILES))]
-)
+_PATHS = (_TEXT, *(_HERE / name for name in _FILES))
+SCRIPT = "\n".join([strings.script("lessons", "strategy"), *(path.read_text(encoding="utf-8") for path in _PATHS)])
 LIVE_SCRIPT = SCRIPT + "\n" + (_HERE / "live.js").read_text(encoding="utf-8")

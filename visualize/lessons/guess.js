@@ -18,9 +18,9 @@ function createGuessLesson(section) {
       (step.revealed.length && step.revealed.length < step.masked.length ? [index] : []));
     const strategy = (record.trace.settings || {}).strategy || "";
     const lead = BY_CONFIDENCE.includes(strategy) ? "lessons.guess.lead" : "lessons.guess.lead-other";
-    slots["lead"].textContent = say(lead, { strategy });
+    slots["lead"].textContent = say(lead, { strategy: sayStrategy(strategy) });
     slots["lead"].hidden = record.causal;
-    slots["details"].textContent = say("lessons.guess.details", { strategy });
+    slots["details"].textContent = say("lessons.guess.details", { strategy: sayStrategy(strategy), slow: sayStrategy("low_confidence_static") });
     const reason = record.causal ? "lessons.guess.causal" : rounds.length ? "" : "lessons.guess.none";
     if (lessonInstead(slots, reason)) return;
     first = rounds.length > 1 && rounds[0] === 0 ? 1 : 0; // before the first step there is nothing to go by

@@ -9,7 +9,7 @@ function createBlocks(strip) {
     const counts = bounds.map(() => []);
     for (let i = 0; i < cursor; i += 1) counts[activeBlock(bounds, run.steps[i])].push(run.steps[i].revealed.length);
     const last = complete ? counts.reduce((at, list, block) => (list.length ? block : at), 0) : active;
-    const shown = bounds.slice(0, complete ? last + 1 : last + 3);
+    const shown = bounds.slice(0, complete ? last + 1 : Math.max(last + 1, Math.min(last + 3, blocks)));
     const rest = complete ? 0 : Math.max(0, blocks - shown.length);
     const key = [run.id, prompt, complete, active, shown.length, rest, dvlLanguage(), ...counts.map((list) => list.join("."))].join("|");
     if (key === drawn) return;

@@ -70,7 +70,7 @@ function createBranches(slot, actions) {
       if (put) words.push(say(put === 1 ? "player.one-change" : "player.n-changes", { n: put }));
       if (again) words.push(say("player.masked-again", { n: again }));
       const other = Object.keys(settings).filter((name) => settings[name] !== parent.settings[name]);
-      for (const name of other.slice(0, 2)) words.push(name.replaceAll("_", " ") + " " + settings[name]);
+      for (const name of other.slice(0, 2)) words.push(setTo(name, settings[name]));
     } else {
       words.push(question(run), say("player.block-by-steps", { size: settings.block_size, steps: settings.steps }));
       words.push(...ownSettings(settings, known.filter((other) => !other.header.parent)));
@@ -88,7 +88,11 @@ function createBranches(slot, actions) {
       && others.some((other) => other.header.settings[name] !== settings[name]));
     const used = { threshold: "low_confidence_dynamic", entropy_bound: "entropy_bound", factor: "factor" };
     return differ.filter((name) => !used[name] || used[name] === settings.strategy)
-      .map((name) => (name === "strategy" ? sayStrategy(settings[name]) : name.replaceAll("_", " ") + " " + settings[name]));
+      .map((name) => setTo(name, settings[name]));
+  }
+
+  function setTo(name, value) {
+    return name === "strategy" ? sayStrategy(value) : name.replaceAll("_", " ") + " " + value;
   }
 
   function question(run) {

@@ -118,7 +118,8 @@ function activeBlock(bounds, step) {
 
 // How many blocks of `bounds` there are to count: those that a run used once it is over, all that may come before.
 function blocksOf(run, bounds) {
-  return run.total ? activeBlock(bounds, run.steps[run.total - 1]) + 1 : bounds.length;
+  const end = run.total ? run.steps[run.total - 1] : null; // may have been lost on the way
+  return end ? activeBlock(bounds, end) + 1 : bounds.length;
 }
 
 // Everything that was proposed at a position, in order: [{index, id, confidence, revealed, candidates, entropy}].

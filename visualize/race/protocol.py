@@ -9,11 +9,13 @@ that was read from a file says in `recorded` what it was recorded with.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from difflib import SequenceMatcher
 from typing import Any
 
 from dvl_core.trace import DenoisingTrace, encode_vocabulary
+
+from ..recorded import recorded_with
 
 Message = dict[str, Any]
 
@@ -22,15 +24,21 @@ _SPACELESS = "\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff"
 _PIECE = re.compile(rf"\s+|[{_SPACELESS}]|[^\s{_SPACELESS}]+")
 
 
-def progress_message(race: str, names: Sequence[str], lane: int, run: int, runs: int, before: int) -> Message:
+def about_lane(name: str, kind: str, settings: Mapping[str, Any]) -> Message:
+    """What a lane is called: its name, or, where that is empty, what the page makes of the rest."""
+    shown = ("block_size", "steps", "strategy", "lookahead")
+    return {"name": name, "kind": kind, "settings": {key: settings.get(key) for key in shown}}
+
+
+def progress_message(race: str, lanes: Sequence[Message], lane: int, run: int, runs: int, before: int) -> Message:
     """A run is about to begin, the `before` first ones are over.
 
     Args:
-        names: of the lanes.
+        lanes: `about_lane` of each.
         lane: whose run it is, from 0.
         run, runs: its number and how many count; number 0 is the lane's run that does not.
     """
-    return {"race": race, "running": {"names": list(names), "lane": lane, "run": run, "runs": runs, "before": before}}
+    return {"race": race, "running": {"lanes": list(lanes), "lane": lane, "run": run, "runs": runs, "before": before}}
 
 
 def failed_message(race: str, sentence: str) -> Message:
@@ -44,7 +52,8 @@ def stopped_message(race: str) -> Message:
 
 
 def result_message(race: str, lanes: Sequence[tuple[str, DenoisingTrace, Sequence[float]]]) -> Message:
-    """The race is over: of both lanes the name, the trace of the median run, and the seconds of all counted runs."""
+    """The race is over: of both lanes the name (see `about_lane`), the trace of the median run, and the seconds of all
+    counted runs."""
     texts = [trace.decode(trace.answer_ids()) for _, trace, _ in lanes]
     answers = "same" if lanes[0][1].text == lanes[1][1].text else "different"
     words = compare_words(*texts)
@@ -60,11 +69,8 @@ def recorded_message(race: Message) -> Message:
     Raises:
         TraceError: for traces that are none.
     """
-    lanes = [(lane["name"], DenoisingTrace.from_json(lane["trace"]), lane["seconds"]) for lane in race["lanes"]]
-    first, about = lanes[0][1], race["machine"]
-    recorded = {"model": first.model.get("name", ""), "machine": about.get("gpu") or about["processor"],
-                "question": first.question}
-    return result_message("recorded", lanes) | {"recorded": recorded}
+    lanes = [("", DenoisingTrace.from_json(lane["trace"]), lane["seconds"]) for lane in race["lanes"]]
+    return result_message("recorded", lanes) | {"recorded": recorded_with(race)}
 
 
 def compare_words(one: str, other: str) -> tuple[list[list[Any]], list[list[Any]]]:
@@ -94,10 +100,7 @@ def _marked(pieces: list[str], same: set[int]) -> list[list[Any]]:
 def _lane(name: str, trace: DenoisingTrace, seconds: Sequence[float]) -> Message:
     steps = _steps(trace)
     used = {token for step in steps for _, token in step["cells"]} | {token for _, token in trace.given}
-    return {
-        "name": name,
-        "kind": trace.model.get("kind"),
-        "settings": {key: trace.settings.get(key) for key in ("block_size", "steps", "strategy", "lookahead")},
+    return about_lane(name, trace.model.get("kind", ""), trace.settings) | {
         "eos_token_ids": trace.model.get("eos_token_ids", []),
         "prefill_milliseconds": trace.prefill_milliseconds,
         "given": trace.given,

@@ -20,9 +20,9 @@ function raceRun(lane) {
   };
 }
 
-// A lane is named on the server, in English; elsewhere after what its run was set to.
+// What a lane is called: by its name, else after what it does.
 function raceName(lane) {
-  if (dvlLanguage() === "en") return lane.name;
+  if (lane.name) return lane.name;
   if (lane.kind === "autoregressive") return say("race.name.autoregressive");
   const { block_size: size, steps, strategy, lookahead } = lane.settings;
   const words = [say("race.name.diffusion", { size, steps })];
@@ -116,6 +116,7 @@ function createRace(host, options) {
   let total = 1;         // end of the common axis, in milliseconds
   let cursor = 0;        // the moment shown, in milliseconds
   let slower = 1;        // how many times slower than true time the replay goes
+  let chosen = false;    // whether somebody said so
   let clock = null;      // of the replay: at `wall` the cursor stood at `at`
   let frame = 0;
 
@@ -132,8 +133,7 @@ function createRace(host, options) {
     if (!message.result) pause();
     else if (!repeated) {
       load(message.result);
-      if (message.recorded) slower = 10; // a small model's race is over within a blink
-      else if (recorded) slower = 1;
+      if (!chosen) slower = message.recorded ? 10 : 1; // a small model's race is over within a blink
       recorded = message.recorded || null;
       if (recorded) waitForEyes();
       else requestAnimationFrame(() => requestAnimationFrame(() => bringIntoView(root, slot["lanes"])));
@@ -165,8 +165,8 @@ function createRace(host, options) {
       if (!entries.some((entry) => entry.isIntersecting)) return;
       observer.disconnect();
       if (race === mine && cursor === 0) play();
-    });
-    observer.observe(root);
+    }, { threshold: 0.3 });
+    observer.observe(slot["lanes"]);
   }
 
   // -- building --
@@ -256,16 +256,16 @@ function createRace(host, options) {
 
   function paintNews() {
     const { running } = news;
+    const kept = recorded ? say("race.recorded", { ...recorded, ...options }) : say("race.earlier");
     const sentence = running ? runningText(running) : news.failed ? sayTrouble(news.failed)
-      : news.stopped ? say("race.stopped", options) : recorded ? say("race.recorded", { ...recorded, ...options })
-      : lanes.length ? "" : say("race.empty", options);
-    const earlier = (news.failed || news.stopped) && lanes.length ? " " + say("race.earlier") : "";
+      : news.stopped ? say("race.stopped", options) : recorded ? kept : lanes.length ? "" : say("race.empty", options);
+    const earlier = (news.failed || news.stopped) && lanes.length ? " " + kept : "";
     if (slot["note"].textContent !== sentence + earlier) slot["note"].textContent = sentence + earlier;
-    if (running) slot["progress"].style.width = (100 * running.before) / (running.names.length * (running.runs + 1)) + "%";
+    if (running) slot["progress"].style.width = (100 * running.before) / (running.lanes.length * (running.runs + 1)) + "%";
   }
 
-  function runningText({ names, lane, run, runs }) {
-    const values = { lane: lane + 1, lanes: names.length, name: names[lane], run, runs };
+  function runningText({ lanes: all, lane, run, runs }) {
+    const values = { lane: lane + 1, lanes: all.length, name: raceName(all[lane]), run, runs };
     return say(run ? "race.running" : "race.warmup", values);
   }
 
@@ -395,6 +395,7 @@ function createRace(host, options) {
   function setSlower(factor) {
     if (clock) clock = { wall: performance.now(), at: cursor };
     slower = factor;
+    chosen = true;
     if (cursor >= total && !reducedMotion.matches) play(); // whoever slows it down wants to see it
     schedule();
   }
