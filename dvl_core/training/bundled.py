@@ -149,7 +149,7 @@ def polish_stage(minutes: float, large: bool, skip: int = 0) -> Stage:
         skip: begin this many pictures further on.
     """
     return Stage("diffusion", batch=256 if large else 16, length=448, first_seed=20_000_000 + skip, shares=HARD_SHARES,
-                 lowest_noise=0.5, complementary=True, minutes=minutes, samples=10**8, muon_lr=0.004, adam_lr=3e-4,
+                 lowest_noise=0.5, complementary=True, minutes=minutes, samples=10**8, muon_lr=0.0015, adam_lr=1e-4,
                  vision_scale=0, decay_from=0.0)
 
 
