@@ -15,6 +15,7 @@ from transformers.utils import logging
 from .decoding.config import MAX_BLOCK_SIZE, MAX_NEW_TOKENS, DecodingConfig
 from .decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
 from .engine import Engine, EngineError, Limits
+from .machine import machine
 from .models.loading import load_model
 from .turns import FairLock
 
@@ -91,10 +92,11 @@ def check_file(option: str, path: Path | None) -> None:
         path.unlink()
 
 
-def write_file(path: Path | None, data: dict[str, Any]) -> None:
-    """JSON into a file, if one was asked for."""
-    if path:
-        path.write_text(json.dumps(data, ensure_ascii=False) + "\n", encoding="utf-8")
+def write_measured(arguments: argparse.Namespace, engine: Engine, measured: dict[str, Any]) -> None:
+    """What was measured into the file `--out`, if one was asked for, with machine, model and question before it."""
+    if arguments.out:
+        about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
+        arguments.out.write_text(json.dumps(about | measured, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def run_command(work: Callable[[], None]) -> int:

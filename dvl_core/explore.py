@@ -18,11 +18,10 @@ from pathlib import Path
 from statistics import fmean, median
 from typing import Any
 
-from .commandline import add_question_arguments, check_file, load_engine, question, run_command, write_file
+from .commandline import add_question_arguments, check_file, load_engine, question, run_command, write_measured
 from .decoding import DecodingConfig
 from .decoding.strategies import STRATEGIES
 from .engine import Engine, EngineError
-from .machine import machine
 from .trace import DenoisingTrace
 
 MOST_COMBINATIONS = 64
@@ -260,8 +259,7 @@ def explore(arguments: argparse.Namespace) -> None:
     if plan.skipped:
         left_out = dict.fromkeys(f"{setting.block_size}/{setting.steps}" for setting in plan.skipped)
         print(f"Left out, as a block has no more steps than tokens: {', '.join(left_out)}.")
-    about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
-    write_file(arguments.out, about | {"events": [event_json(event) for event in (plan, *rows.values())]})
+    write_measured(arguments, engine, {"events": [event_json(event) for event in (plan, *rows.values())]})
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -24,11 +24,10 @@ from .commandline import (
     load_engine,
     question,
     run_command,
-    write_file,
+    write_measured,
 )
 from .decoding import DecodingConfig
 from .engine import Engine
-from .machine import machine
 from .trace import DenoisingTrace
 from .turns import FairLock
 
@@ -173,8 +172,7 @@ def race(arguments: argparse.Namespace) -> None:
     for lane in result.lanes:
         low, high = min(lane.seconds), max(lane.seconds)
         print(f"{lane.trace.seconds:8.3f} s ({low:.3f} to {high:.3f})  {lane.trace.forwards:4} passes  {lane.name}")
-    about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
-    write_file(arguments.out, about | result.to_json())
+    write_measured(arguments, engine, result.to_json())
 
 
 def main(argv: list[str] | None = None) -> int:
