@@ -24,6 +24,7 @@ from typing import Any
 from .folders import make_folder
 from .models.checkpoint import CheckpointError
 from .models.loading import check_folder, load_model, outline_model
+from .models.precision import flush_denormals
 from .reproduction.exams import sudoku_exam, tinyworld_exam
 from .reproduction.experiments import ASKED, EXPERIMENTS, Lab
 from .reproduction.results import write
@@ -31,7 +32,6 @@ from .reproduction.scale import SCALES
 from .reproduction.store import Rows, Store
 from .reproduction.sweep import BLANKS, Sweep
 from .tinyworld import TASKS
-from .training.precision import flush_denormals
 
 BUNDLED = "bundled"
 LONGEST = 96  # tokens of an answer of the bundled model

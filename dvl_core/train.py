@@ -13,8 +13,8 @@ from __future__ import annotations
 import argparse
 import sys
 
+from .models.precision import flush_denormals
 from .training.config import load_config
-from .training.precision import flush_denormals
 from .training.trainer import Trainer
 
 

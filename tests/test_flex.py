@@ -115,13 +115,19 @@ def test_losses_through_the_kernel_are_the_dense_ones(watched):
     assert "dvl_flex" not in str(model.config.to_dict()) and len(watched) == 8
 
 
-def test_one_place_chooses():
+def test_one_place_chooses(monkeypatch):
     model = random_model("1m", CPU, torch.float32)
     embeds = torch.zeros(1, 4, 128)
     with torch.no_grad():
         assert takes_flex(model, embeds, "flex")
         assert not takes_flex(model, embeds, "auto") and not takes_flex(model, embeds, "dense")
         assert not takes_flex(model, embeds.double(), "flex")
+        with monkeypatch.context() as patch:  # as on CUDA
+            patch.setattr(flex, "_has_kernels", lambda *_: True)
+            assert takes_flex(model, embeds, "flex") and takes_flex(model, embeds.bfloat16(), "auto")
+            assert not takes_flex(model, embeds, "auto")  # slow in float32
+            with torch.autocast("cpu", torch.bfloat16):
+                assert takes_flex(model, embeds, "auto")
         for name, value in (("attention_dropout", 0.1), ("head_dim", 48), ("head_dim", 8)):
             config, before = model.decoder.config, getattr(model.decoder.config, name, None)
             setattr(config, name, value)
@@ -174,12 +180,12 @@ def test_gradients_are_the_dense_ones(monkeypatch, watched, device, checkpointin
         older = model.gradient_checkpointing_enable
         getattr(model, "activation_checkpointing_enable", older)({"use_reentrant": False})
     inputs, seen = batch(model), {}
-    for attention in ("dense", "auto"):
+    for attention in ("dense", "flex"):
         model.zero_grad()
         loss = sum(losses.sum() for losses in both_losses(model, attention, inputs))
         loss.backward()
         seen[attention] = (loss.detach(), {n: p.grad for n, p in model.named_parameters() if p.grad is not None})
     assert len(watched) == len(model.decoder.layers) * 2 * (1 + checkpointing)
-    torch.testing.assert_close(seen["auto"][0], seen["dense"][0], rtol=1e-5, atol=0)
+    torch.testing.assert_close(seen["flex"][0], seen["dense"][0], rtol=1e-5, atol=0)
     for name, gradient in seen["dense"][1].items():
-        torch.testing.assert_close(seen["auto"][1][name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))
+        torch.testing.assert_close(seen["flex"][1][name], gradient, rtol=1e-4, atol=1e-4 * float(gradient.abs().max()))

@@ -12,7 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen2_5_VLForC
 
 import dvl_core
 from dvl_core.decoding.masks import block_causal_mask
-from dvl_core.models import DiffusionVLQwenVLForConditionalGeneration
+from dvl_core.models import DiffusionVLQwenVLForConditionalGeneration, loading
 from dvl_core.models.checkpoint import CheckpointError
 from dvl_core.models.loading import check_folder, resolve_device
 
@@ -44,6 +44,18 @@ def test_dtype_and_device_map(checkpoint):
     assert model.dtype == torch.bfloat16
     answer = model.generate(torch.tensor([[1, 2, 3]], device=model.device), max_new_tokens=8).answers[0]
     assert len(answer) <= 8
+
+
+def test_a_cpu_that_multiplies_bfloat16_gets_it_for_wide_models(checkpoint, monkeypatch):
+    """What gains nothing by it, and everything on another CPU, is float32."""
+    cpu = torch.device("cpu")
+    for fast, width, wanted in ((torch.bfloat16, 2048, "auto"), (torch.bfloat16, 288, torch.float32),
+                                (torch.float32, 2048, torch.float32)):  # fmt: skip
+        monkeypatch.setattr(loading, "fast_dtype", lambda _, fast=fast: fast)
+        assert loading.resolve_dtype("auto", cpu, width) == wanted
+        assert loading.resolve_dtype("bfloat16", cpu, 8) == torch.bfloat16
+    monkeypatch.setattr(loading, "fast_dtype", lambda _: torch.bfloat16)
+    assert loading._Checkpoint(checkpoint("qwenvl_tied"), "cpu", "auto").load().dtype == torch.float32
 
 
 def test_published_configs_are_read(golden, checkpoint):

@@ -15,7 +15,7 @@ from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Sty
 from dvl_core.tinyworld.questions import ask, caption, tasks_of
 from dvl_core.tinyworld.sampling import rng_for, sample_sudoku, solutions
 from dvl_core.tinyworld.tokenizer import SPECIALS, answer_encoder, build_tokenizer
-from dvl_core.tinyworld.wordings import QUESTIONS, UNKNOWN
+from dvl_core.tinyworld.wordings import OTHER_WORDINGS, QUESTIONS, UNKNOWN
 from dvl_core.training.data import DRAWN_AT, StageData, TinyWorldBatches, picture_bytes
 from dvl_core.training.packing import Packer
 
@@ -128,7 +128,7 @@ def test_easy_pictures_hold_less_and_can_be_asked_about(kind):
             fitting = [s for s in solutions() if all(g in (0, d) for g, d in zip(picture.givens, s, strict=True))]
             assert fitting == [picture.solution]
         if isinstance(picture, Sum):
-            assert 0 <= picture.result <= 18
+            assert 0 <= picture.result and min(picture.first, picture.second) <= 9
 
 
 def test_a_curriculum_ends_with_the_whole_world(tokenizer):
@@ -273,7 +273,8 @@ def test_tokenizer_is_deterministic(tokenizer):
 
 def test_wild_pictures_are_drawn_as_they_are_asked_about():
     """Every character of a wild picture is marked, inside the picture, and the answers name its words."""
-    seen = set()
+    looks = ("sideways", "framed", "striped", "scaled", "inside", "percent")
+    seen, asked = set(), set()
     for seed in range(300):
         drawn = sample("train", seed, 6, wild=1.0)
         picture = drawn.picture
@@ -291,8 +292,12 @@ def test_wild_pictures_are_drawn_as_they_are_asked_about():
                 assert f'"{picture.labels[picture.values.index(max(picture.values))]}"' in answer
         style = picture.style
         seen |= {name for name in ("edge", "wobble", "panel") if getattr(style, name)}
-        seen |= {name for name in ("sideways", "framed", "striped") if getattr(picture, name, False)}
-    assert seen == {"edge", "wobble", "panel", "sideways", "framed", "striped"}
+        seen |= {name for name in looks if getattr(picture, name, False)}
+        asked |= {turns[-1][0].rstrip(".?").lower() for turns in drawn.conversations}
+    assert seen == {"edge", "wobble", "panel", *looks}
+    for task in ("read", "sum", "caption"):  # asked about in other words, too, as the test split is not
+        others = {wording.rstrip(".?").lower() for wording in OTHER_WORDINGS[task]}
+        assert asked & others and not {wording.rstrip(".?").lower() for wording in QUESTIONS[task]} & others
 
 
 def test_the_test_split_has_no_wild_pictures():

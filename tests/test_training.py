@@ -1,6 +1,7 @@
 """The fast paths of training are the same computation as the plain ones: vision, packing, trees, optimizer."""
 
 import json
+from copy import deepcopy
 from dataclasses import replace
 from threading import Event
 
@@ -10,22 +11,22 @@ import torch
 from safetensors.torch import save_file
 
 from dvl_core import load_model
+from dvl_core.models.precision import fast_dtype
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.labels import HEADS
 from dvl_core.tinyworld.tokenizer import build_tokenizer
-from dvl_core.training import bundled
-from dvl_core.training.bundled import bundled_config, bundled_processor, bundled_stages, save, take_over
+from dvl_core.training import bundled, stages
+from dvl_core.training.bundled import VL, bundled_config, bundled_processor, bundled_stages, save, take_over
 from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, loader, picture_bytes
 from dvl_core.training.objective import NoisyBatch, block_diffusion_loss, diffusion_forward
 from dvl_core.training.optimizer import MuonAdamW, orthogonalise
 from dvl_core.training.packing import IGNORE, Packer
-from dvl_core.training.precision import fast_dtype
 from dvl_core.training.replay import Replay
-from dvl_core.training.stages import Stage, Tally, _module, picture_slice
+from dvl_core.training.stages import Log, Stage, Tally, _module, drop_unusable, picture_slice, run_stage
 from dvl_core.training.steps import PackedLanguage, PictureReader, VisionWarmup
 
-BLOCK, PICTURE_TOKENS = 8, 64
+BLOCK, PICTURE_TOKENS = 8, 144
 MASKED_BY = ("positions", "segment", "noisy", "complement")  # what `PackedLanguage.mask` takes
 
 
@@ -62,7 +63,7 @@ def test_vision_fast_path_is_the_stock_tower(model, tokenizer):
 
 def test_packed_prompts_are_the_processors(tokenizer):
     processor = bundled_processor(tokenizer)
-    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, 256, diffusion=False)
+    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, 336, diffusion=False)
     for seed in range(5):
         drawn = sample("train", seed)
         for turns in drawn.conversations:
@@ -74,7 +75,7 @@ def test_packed_prompts_are_the_processors(tokenizer):
 
 
 def test_next_token_labels_say_the_answer(tokenizer):
-    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, 256, diffusion=False)
+    packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, 336, diffusion=False)
     drawn = sample("train", 1)
     row, used = packer.pack(drawn.conversations)
     for segment, index in enumerate(used, 1):
@@ -85,7 +86,7 @@ def test_next_token_labels_say_the_answer(tokenizer):
 
 @pytest.mark.parametrize("complementary", [False, True])
 def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer, complementary):
-    data = StageData("diffusion", batch=1, length=448, first_seed=5, complementary=complementary)
+    data = StageData("diffusion", batch=1, length=528, first_seed=5, complementary=complementary)
     packer = Packer(tokenizer, PICTURE_TOKENS, BLOCK, data.length, True, complementary)
     drawn = next(s for s in (sample("train", i) for i in range(99)) if any(len(t) == 2 for t in s.conversations))
     row, used = packer.pack(drawn.conversations)
@@ -122,7 +123,7 @@ def test_tree_loss_is_the_published_loss_of_each_conversation(model, tokenizer, 
 
 def test_the_patches_loss_beside_the_language_models_is_the_warmups(model, tokenizer):
     """One pass gives both losses, and the language model's is what it is without the heads."""
-    batch = next(iter(TinyWorldBatches(StageData("autoregressive", 2, 256, 0), tokenizer)))
+    batch = next(iter(TinyWorldBatches(StageData("autoregressive", 2, 336, 0), tokenizer)))
     warmup = VisionWarmup(model, HEADS)
     patches = {name: batch[name] for name in HEADS}
     at = picture_slice(tokenizer)
@@ -141,7 +142,7 @@ def test_the_patches_loss_beside_the_language_models_is_the_warmups(model, token
 
 
 def test_noise_hides_only_labelled_answer_tokens(tokenizer):
-    data = StageData("diffusion", 8, 352, 0)
+    data = StageData("diffusion", 8, 432, 0)
     batch = next(iter(TinyWorldBatches(data, tokenizer)))
     generator = torch.Generator().manual_seed(0)
     batch, again = (add_tree_noise(batch, data, tokenizer.mask_token_id, generator) for _ in range(2))
@@ -153,7 +154,7 @@ def test_noise_hides_only_labelled_answer_tokens(tokenizer):
 
 
 def test_the_second_noisy_copy_hides_what_the_first_one_shows(tokenizer):
-    data = StageData("diffusion", 8, 448, 0, lowest_noise=0.5, complementary=True)
+    data = StageData("diffusion", 8, 528, 0, lowest_noise=0.5, complementary=True)
     drawn = next(iter(TinyWorldBatches(data, tokenizer)))
     batch = add_tree_noise(drawn, data, tokenizer.mask_token_id, torch.Generator().manual_seed(0))
     hidden, learnt = batch["ids"] == tokenizer.mask_token_id, batch["labels"] != IGNORE
@@ -172,12 +173,12 @@ def test_noise_that_cannot_be_is_refused_by_name(setting):
 
 
 def test_batches_are_deterministic(tokenizer):
-    one, two = (next(iter(TinyWorldBatches(StageData("diffusion", 4, 352, 9), tokenizer))) for _ in range(2))
+    one, two = (next(iter(TinyWorldBatches(StageData("diffusion", 4, 432, 9), tokenizer))) for _ in range(2))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_several_workers_draw_the_same_batches(tokenizer):
-    data = StageData("autoregressive", 2, 256, 40)
+    data = StageData("autoregressive", 2, 336, 40)
     alone, shared = (iter(loader(data, tokenizer, workers)) for workers in (1, 2))
     for _ in range(3):
         one, two = next(alone), next(shared)
@@ -245,6 +246,25 @@ def test_muon_and_adamw_lower_a_loss():
         optimizer.step(1.0)
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_a_gradient_that_is_no_number_moves_nothing():
+    """One bad batch is passed over, on the device; the next one counts."""
+    net = torch.nn.Linear(2, 2)
+    for bad in (True, False):
+        net.zero_grad()
+        (net(torch.ones(1, 2)).sum() * (float("nan") if bad else 1.0)).backward()
+        assert float(drop_unusable(list(net.parameters()))) == bad
+        assert bool(net.weight.grad.any()) == (not bad) and net.weight.grad.isfinite().all()
+
+
+def test_a_stage_whose_loss_is_no_number_stops_and_keeps_what_was_saved(model, tokenizer, tmp_path, monkeypatch):
+    stage = Stage("autoregressive", batch=1, length=336, minutes=9, samples=200)
+    monkeypatch.setattr(stages, "_loss", lambda module, *_: module.lm_head.weight.sum() * float("nan"))
+    with pytest.raises(FloatingPointError, match="autoregressive: most gradients"):
+        run_stage(deepcopy(model), tokenizer, stage, Log(tmp_path / "log.jsonl"), tmp_path, VL)
+    entry = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert entry["passed_over"] == 50 and entry["loss"] == 0
 
 
 def test_learning_rate_follows_the_clock():

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tinyworld.labels import GLYPHS, MARGIN
+from ..tinyworld.labels import GLYPHS
 from ..tinyworld.pen import Mark
 from ..tinyworld.pictures import CANVAS, COLOURS, MAX_READING, SHAPES, SIZES
-from .small import MERGE, PATCH
+from .small import MARGIN, MERGE, PATCH
 
 CELLS = CANVAS // PATCH // MERGE  # picture tokens per side
 HEADS: dict[str, int] = {  # attribute -> number of classes; class 0 = nothing of the kind here

@@ -11,11 +11,11 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from ..models.precision import fast_dtype
 from ..training.masks import additive, block_diffusion_mask
 from ..training.optimizer import MuonAdamW
 from ..training.options import annealed_block_size, mixed_loss
 from ..training.packing import IGNORE, Packer
-from ..training.precision import fast_dtype
 from ..training.steps import NoPicture, PackedLanguage, VisionWarmup
 from .labels import HEADS
 from .noise import answer_blocks, draw_noise, noisy_batch, opposite

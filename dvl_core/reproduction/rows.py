@@ -13,7 +13,7 @@ from ..tinyworld.sampling import rng_for
 from ..training.data import picture_bytes
 from ..training.packing import IGNORE, Packer, Row
 from .labels import cell_labels
-from .small import PICTURE_TOKENS
+from .small import PICTURE_TOKENS, small_view
 from .world import KINDS, description, small_picture, talk
 
 AR_LENGTH, DIFFUSION_LENGTH, WORDS_LENGTH = 128, 224, 152
@@ -33,7 +33,7 @@ def stacked(rows: list[Rows]) -> dict[str, Tensor]:
 def vision_row(seed: int) -> Rows:
     """A picture and the dense labels of its patches."""
     rng = rng_for("train", seed)
-    pixels, marks = picture_bytes(small_picture(rng, "train", rng.choice(KINDS)), CANVAS)
+    pixels, marks = picture_bytes(small_picture(rng, "train", rng.choice(KINDS)), CANVAS, small_view)
     return {"pictures": pixels} | cell_labels(marks)
 
 
@@ -46,7 +46,7 @@ def tree_rows(tokenizer, block_size: int | None) -> Callable[[int], Rows]:
     def row(seed: int) -> Rows:
         sample = talk(seed)
         packed, _ = packer.pack([((question, answer),) for _, question, answer in sample.turns])
-        return {"pictures": picture_bytes(sample.picture, CANVAS)[0]} | packed
+        return {"pictures": picture_bytes(sample.picture, CANVAS, small_view)[0]} | packed
 
     return row
 
@@ -77,7 +77,7 @@ def chain_rows(tokenizer, block_size: int) -> Callable[[int], Rows]:
         while True:
             made = _chain(packer, turns)
             if made is not None:
-                return {"pictures": picture_bytes(sample.picture, CANVAS)[0]} | made
+                return {"pictures": picture_bytes(sample.picture, CANVAS, small_view)[0]} | made
             turns = turns[:-1]
 
     return row

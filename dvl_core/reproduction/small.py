@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from PIL import Image
+
 from ..models.configuration import DiffusionVLQwenVLConfig
 from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from ..tinyworld.pictures import CANVAS
 from ..tinyworld.tokenizer import MASK, PICTURE, TURN_END
 from ..training.bundled import bundled_processor
+from ..training.data import framed
 from ..training.stages import CPU
 
-PATCH, MERGE = 16, 2
+PATCH, MERGE, MARGIN = 16, 2, 2
 PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
 BLOCK = 8
 WIDTH, LAYERS, VISION_WIDTH, VISION_LAYERS = 96, 4, 96, 2
@@ -47,4 +50,9 @@ def small_model(tokenizer) -> DiffusionVLQwenVLForConditionalGeneration:
 
 def small_processor(tokenizer) -> DiffusionVLQwenVLProcessor:
     """Its processor."""
-    return bundled_processor(tokenizer, PATCH)
+    return bundled_processor(tokenizer, PATCH, CANVAS, MARGIN)
+
+
+def small_view(image: Image.Image) -> Image.Image:
+    """What it sees of a picture: 128 x 128 pixels."""
+    return framed(image, CANVAS, MARGIN)

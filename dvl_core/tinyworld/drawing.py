@@ -112,7 +112,7 @@ def _sudoku(pen: Pen, sudoku: Sudoku) -> None:
 
 
 def _sum(pen: Pen, item: Sum) -> None:
-    text = f"{item.first} {item.sign} {item.second} ="
+    text = f"{item.first} {item.sign} {item.second}{item.ending}"
     pen.panel(3, pen.height / 2 - 20, pen.width - 3, pen.height / 2 + 20, 5.0)
     pen.text(pen.width / 2, pen.height / 2, text, 24.0, pen.ink(item.colour), room=pen.width - 8, line=0)
 

@@ -14,8 +14,9 @@ from .pen import Mark
 from .pictures import CANVAS, INKS, MAX_LINE, MAX_READING, SHAPES, SIZES
 from .sampling import CHARACTERS
 
-CELLS = 8  # merged patches per side of the bundled vision-language model
-MARGIN = 2  # pixels round the picture, of the 128 that the model sees
+VIEW = 192  # pixels per side that the bundled vision-language model sees of a picture
+MARGIN = 3  # of them round the picture
+CELLS = VIEW // 16  # its merged patches per side
 GLYPHS = CHARACTERS + "+-="
 THIRDS = ("left_glyph", "middle_glyph", "right_glyph")
 LINES = 6  # of a picture's own order, see `pen.Mark`
@@ -40,17 +41,17 @@ HEADS = patch_heads(CELLS)
 _VALUES = {"shape": SHAPES, "colour": tuple(INKS), "size": SIZES}
 
 
-def _cell(at: float, margin: int, cells: int) -> float:
+def _cell(at: float, margin: float, cells: int) -> float:
     """Where a canvas coordinate lands once the picture has its margin, in merged patches."""
-    return (margin + at * (CANVAS - 2 * margin) / CANVAS) * cells / CANVAS
+    return (margin + at / CANVAS * (1 - 2 * margin)) * cells
 
 
-def patch_labels(marks: list[Mark], margin: int = MARGIN, cells: int = CELLS) -> dict[str, np.ndarray]:
+def patch_labels(marks: list[Mark], margin: float = MARGIN / VIEW, cells: int = CELLS) -> dict[str, np.ndarray]:
     """Class of every merged patch for every attribute of `HEADS`.
 
     Args:
         marks: from `drawing.render`.
-        margin: pixels round the picture, of the 128 that the model sees.
+        margin: round the picture, as a share of what the model sees.
         cells: patches per side.
 
     Returns:
@@ -68,6 +69,8 @@ def patch_labels(marks: list[Mark], margin: int = MARGIN, cells: int = CELLS) ->
         if shapes:  # the four merged patches round the centre
             row, column = round(y) - 1, round(x) - 1
             where = (slice(max(row, 0), row + 2), slice(max(column, 0), column + 2))
+        if m.what == "glyph" and m.value not in GLYPHS:
+            continue
         if m.what == "glyph":
             third = int(x % 1 * 3)
             second = any(maps[name][where] for name in THIRDS[:third])

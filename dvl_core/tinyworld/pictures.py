@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-CANVAS = 128  # longer side of the picture in drawing units; one merged patch of the bundled model covers 16 of them
+CANVAS = 128  # longer side of the picture in drawing units; one merged patch of the bundled model covers 10.7 of them
 
 COLOURS = {
     "red": (214, 39, 40),
@@ -128,8 +128,10 @@ class Chart:
 
     numbers: values are written beside what shows them (always so in a pie); ticks: the axis has numbers;
     grid: horizontal lines; top: value at the upper end of the axis, 0 = as high as the chart's kind has it; step: of
-    the axis' numbers; framed: lines all round; sideways: bars that lie (their numbers are written). `title` may be
-    empty.
+    the axis' numbers; framed: lines all round; sideways: bars that lie (their numbers are written); scaled: the axis
+    has numbers although values are written; inside: those are written within the bars; dots: on the points of a line;
+    percent: a pie's numbers are followed by its sign; begin: degrees clockwise from the top at which a pie begins.
+    `title` may be empty.
     """
 
     kind: str
@@ -145,6 +147,11 @@ class Chart:
     step: int = 3
     framed: bool = False
     sideways: bool = False
+    scaled: bool = False
+    inside: bool = False
+    dots: bool = True
+    percent: bool = False
+    begin: float = 0.0
 
     @property
     def content(self) -> tuple:
@@ -194,13 +201,14 @@ class Sudoku:
 
 @dataclass(frozen=True)
 class Sum:
-    """`first` + `second`, or `first` - `second` where that is not negative."""
+    """`first` + `second`, or `first` - `second` where that is not negative; `ending` stands behind it."""
 
     first: int
     sign: str
     second: int
     colour: str
     style: Style = PLAIN
+    ending: str = " ="
 
     @property
     def content(self) -> tuple:

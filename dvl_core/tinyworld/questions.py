@@ -11,7 +11,7 @@ import random
 from collections.abc import Callable
 
 from .pictures import COLOURS, PLACES, SHAPES, Chart, Other, Picture, Scene, Shape, Sudoku, Sum, Table, Text
-from .wordings import ABSENT, QUESTIONS, UNKNOWN
+from .wordings import ABSENT, OTHER_WORDINGS, QUESTIONS, UNKNOWN
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight")
 SIDES = {"left of": (-1, 0), "right of": (1, 0), "above": (0, -1), "below": (0, 1)}
@@ -250,8 +250,8 @@ def tasks_of(picture: Picture) -> tuple[str, ...]:
     return tasks if isinstance(picture, Text) else tuple(task for task in tasks if task != "read")
 
 
-def _phrase(rng: random.Random, task: str, fields: dict[str, str]) -> str:
-    text = rng.choice(QUESTIONS[task]).format(**fields)
+def _phrase(rng: random.Random, task: str, fields: dict[str, str], freely: bool) -> str:
+    text = rng.choice(QUESTIONS[task] + OTHER_WORDINGS[task] if freely else QUESTIONS[task]).format(**fields)
     if rng.random() < 0.2:
         text = text[0].lower() + text[1:]
     if rng.random() < 0.2:
@@ -259,11 +259,17 @@ def _phrase(rng: random.Random, task: str, fields: dict[str, str]) -> str:
     return text
 
 
-def ask(rng: random.Random, picture: Picture, task: str) -> tuple[str, str] | None:
+def ask(rng: random.Random, picture: Picture, task: str, freely: bool = False) -> tuple[str, str] | None:
     """A question of one task about a picture, and its answer.
 
     Asking for something that this kind of picture does not have (a text in a chart, say) gets the sentence that
     says so; anything about a picture of nothing known, that it can't be read.
+
+    Args:
+        rng: random stream.
+        picture: what is asked about.
+        task: a key of `wordings.QUESTIONS`.
+        freely: in other wordings too, as people ask about their own pictures.
 
     Returns:
         question and answer; None when this one picture leaves nothing to ask (no shape that is alone of its kind).
@@ -274,6 +280,6 @@ def ask(rng: random.Random, picture: Picture, task: str) -> tuple[str, str] | No
     kinds, answer = _ANSWERS[task]
     if isinstance(picture, kinds):
         found = answer(rng, picture)
-        return None if found is None else (_phrase(rng, task, found[0]), found[1])
+        return None if found is None else (_phrase(rng, task, found[0], freely), found[1])
     fields = _FIELDS[task](rng) if task in _FIELDS else {}
-    return _phrase(rng, task, fields), UNKNOWN if isinstance(picture, Other) else ABSENT[task]
+    return _phrase(rng, task, fields, freely), UNKNOWN if isinstance(picture, Other) else ABSENT[task]

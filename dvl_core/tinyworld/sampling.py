@@ -86,7 +86,7 @@ def simplified(picture: Picture) -> Picture:
     """The same kind of picture with less in it, on plain white paper: what a curriculum begins with.
 
     At most three shapes in the middle of their places, one word of at most six characters, three bars A to C, a table
-    of two rows, a sudoku with half of its blanks filled in, a sum of small numbers.
+    of two rows, a sudoku with half of its blanks filled in, a sum of which one number has one digit.
     """
     plain = Style(font=picture.style.font)
     if isinstance(picture, Scene):
@@ -108,7 +108,9 @@ def simplified(picture: Picture) -> Picture:
         givens = tuple(0 if cell in blank else digit for cell, digit in enumerate(picture.solution))
         return replace(picture, givens=givens, style=plain)
     if isinstance(picture, Sum):
-        first, second = max(picture.first % 10, picture.second % 10), min(picture.first % 10, picture.second % 10)
+        first, second = picture.first, max(1, picture.second % 10)
+        if picture.sign == "-" and second > first:
+            first, second = second, first
         return replace(picture, first=first, second=second, style=plain)
     return picture
 

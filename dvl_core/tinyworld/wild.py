@@ -28,6 +28,8 @@ def wild(rng: random.Random, picture: Picture) -> Picture:
         return _chart(rng, picture, style)
     if isinstance(picture, Table):
         return _table(rng, picture, style)
+    if isinstance(picture, Sum):
+        picture = replace(picture, ending=rng.choice((" =", " =", " = ?", "=?", "")))
     if isinstance(picture, Sum) and rng.random() < 0.3:
         return replace(picture, style=_by_hand(rng, style))
     if isinstance(picture, (Sudoku, Sum)):
@@ -73,8 +75,10 @@ def _chart(rng: random.Random, chart: Chart, style: Style) -> Chart:
     if title and rng.random() < 0.7:
         title = some_word(rng, 10).title()
     top, step = 0.0, 3
+    scaled = chart.numbers and chart.kind != "pie" and rng.random() < 0.5
     if chart.numbers:
         top = max(chart.values) * rng.choice((1.0, 1.05, rng.uniform(1.0, 1.4)))
+        step = _round_step(top) if scaled else 3
     elif chart.kind != "pie":
         above = rng.uniform(max(chart.values), MAX_READING + 3)
         top = rng.choice((float(MAX_READING), max(chart.values) * 1.05, above))
@@ -83,11 +87,20 @@ def _chart(rng: random.Random, chart: Chart, style: Style) -> Chart:
     one = rng.choice(((31, 119, 180), None, None))  # the first colour of matplotlib's cycle
     shade = tuple(a - b for a, b in zip(one, COLOURS["blue"], strict=True)) if one else style.shade
     blue = {"colours": ("blue",) * len(labels)} if one and chart.kind != "pie" else {}
+    inside = chart.kind == "bar" and chart.numbers and not sideways and rng.random() < 0.6
+    inside = inside and min(chart.values) > 0.2 * top
     room = 100 / len(labels) / max(map(len, labels))  # canvas units for a character
     style = replace(style, edge=rng.random() < 0.25, shade=shade if blue else style.shade,
-                    letters=min(1.0, max(_small(rng), 3.8 / room)))
+                    letters=min(1.0, max(_small(rng), 3.2 / room)))
     return replace(chart, labels=labels, title=title, top=top, step=step, framed=rng.random() < 0.6, sideways=sideways,
-                   ticks=chart.ticks or not chart.numbers, style=style, **blue)
+                   ticks=chart.ticks or not chart.numbers, style=style, scaled=scaled, inside=inside,
+                   dots=rng.random() < 0.6, percent=rng.random() < 0.4, begin=rng.choice((0, 90, rng.uniform(0, 360))),
+                   **blue)
+
+
+def _round_step(top: float) -> int:
+    """A round distance between the numbers of an axis that ends at `top`, three to six of them."""
+    return next((step for step in (1, 2, 5, 10, 20, 25) if top / step <= 5.5), 50)
 
 
 def _table(rng: random.Random, table: Table, style: Style) -> Table:
@@ -118,7 +131,7 @@ def _names(rng: random.Random, count: int, longest: int) -> tuple[str, ...]:
 
 def _small(rng: random.Random) -> float:
     """Size of lettering: that of a figure which was made for a larger page, or as always."""
-    return rng.uniform(0.55, 0.95) if rng.random() < 0.6 else 1.0
+    return rng.uniform(0.42, 0.95) if rng.random() < 0.7 else 1.0
 
 
 def _by_hand(rng: random.Random, style: Style) -> Style:

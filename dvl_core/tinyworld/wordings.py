@@ -79,6 +79,71 @@ QUESTIONS: dict[str, tuple[str, ...]] = {
     ),
 }
 
+OTHER_WORDINGS: dict[str, tuple[str, ...]] = {  # of training alone, about wild pictures
+    "caption": (
+        "Describe my drawing.", "What did I draw?", "What have I drawn?", "What's this?", "What's in the picture?",
+        "Describe this, please.", "Say what you see.", "What is drawn here?",
+    ),
+    "place": (
+        "What's at the {place}?", "What did I draw at the {place}?", "What's in the {place}?", "What is {place}?",
+        "Tell me what is at the {place}.",
+    ),
+    "count": (
+        "How many {things} did I draw?", "How many {things} does the picture have?", "How many {things} can be seen?",
+        "Number of {things}?", "Please count the {things}.",
+    ),
+    "exists": (
+        "Did I draw {thing}?", "Have I drawn {thing}?", "Is {thing} here?", "Can {thing} be seen?",
+        "Is there {thing} anywhere?", "Do you find {thing}?",
+    ),
+    "where": (
+        "Where did I put the {thing}?", "Where have I drawn the {thing}?", "At which place is the {thing}?",
+        "Where's the {thing}?", "In which corner is the {thing}?", "Where does the {thing} stand?",
+    ),
+    "colour": (
+        "What's the colour of the {thing}?", "Which color did I give the {thing}?", "In which colour is the {thing}?",
+        "What's the color of the {thing}?",
+    ),
+    "beside": (
+        "What's {side} the {thing}?", "What did I draw {side} the {thing}?", "What stands {side} the {thing}?",
+    ),
+    "read": (
+        "What have I written?", "Read what I wrote.", "Which word did I write?", "Which number do you see?",
+        "What number is written here?", "Read my writing.", "Read my text.", "What is written on the sign?",
+        "What does the button say?", "Which text is on it?", "What's written here?", "Which letters do you see?",
+        "Read it to me.", "What does this page say?",
+    ),
+    "reversed": ("Write it backwards.", "Read my word backwards.", "What is it backwards?"),
+    "table": (
+        "Write the table as text.", "Give me the values.", "Give me the table.", "Turn the picture into text.",
+        "Write down all the values.", "Make this a table.", "Copy this table.", "What are all the values?",
+    ),
+    "largest": (
+        "Who has the most?", "Which day has the largest value?", "Which month has the highest value?",
+        "Which one is the largest?", "When is the maximum?", "Which slice is the largest one?",
+        "Which point is the highest?", "Which has the most?",
+    ),
+    "smallest": (
+        "Who has the least?", "Which month has the smallest value?", "Which day has the lowest value?",
+        "Which one is the smallest?", "When is the minimum?", "Which slice is the smallest one?",
+        "Which point is the lowest?", "Which has the least?",
+    ),
+    "value": (
+        "What's the value of {name}?", "How much does {name} have?", "What is the value for {name}?",
+        "What's the number for {name}?", "How high is {name}?", "And {name}?", "What is the value of slice {name}?",
+        "What is the value of bar {name}?",
+    ),
+    "title": ("What's the title?", "Which title stands above the chart?", "Tell me the title.", "What's it called?"),
+    "sudoku": (
+        "Solve the sudoku, please.", "Can you solve it?", "Can you fill this in?", "Solve it.", "What's the solution?",
+    ),
+    "copy": ("Copy this grid.", "Write down the grid.", "What digits do you see?", "Which numbers are in the grid?"),
+    "sum": (
+        "Can you calculate this?", "Can you work this out?", "Can you solve the sum?", "Solve it.",
+        "What's the result?", "Can you solve it?", "What comes out?", "Solve my sum.",
+    ),
+}
+
 _SHAPES = "There are no shapes in this picture."
 _CHART = "There is no chart in this picture."
 ABSENT = {  # asked about a picture of another kind

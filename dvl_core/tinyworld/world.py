@@ -53,10 +53,10 @@ def _some_task(rng: random.Random, picture: Picture) -> str:
     return rng.choice(tasks_of(picture))
 
 
-def _asked(rng: random.Random, picture: Picture, task: str) -> tuple[str, str, str]:
+def _asked(rng: random.Random, picture: Picture, task: str, freely: bool) -> tuple[str, str, str]:
     """Task, question and answer; another task where this picture leaves nothing to ask."""
     while True:
-        turn = ask(rng, picture, task)
+        turn = ask(rng, picture, task, freely)
         if turn is not None:
             return task, *turn
         task = _some_task(rng, picture)
@@ -72,7 +72,8 @@ def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, .
         conversations: how many independent conversations to hold about the picture.
         shares: how often each of `sampling.KINDS` is drawn.
         easy: probability of an easy picture (`sampling.simplified`).
-        wild: probability of a picture as others would make it (`wild.wild`); of the training split alone.
+        wild: probability of a picture as others would make it (`wild.wild`), asked about in other words too; of the
+            training split alone.
 
     Raises:
         ValueError: for wild pictures of the test split.
@@ -81,7 +82,8 @@ def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, .
         raise ValueError(f"wild={wild}: only the training split has wild pictures")
     rng = rng_for(split, seed)
     picture = sample_picture(rng, split, shares=shares, easy=easy > 0 and rng.random() < easy)
-    if wild and rng.random() < wild:
+    freely = bool(wild) and rng.random() < wild
+    if freely:
         other = made_wild(rng, picture)
         picture = other if split_of(other) == split else picture
     tasks = list(tasks_of(picture))
@@ -89,10 +91,10 @@ def sample(split: str, seed: int, conversations: int = 5, shares: tuple[float, .
     tasks += [_some_task(rng, picture) for _ in range(max(0, conversations - len(tasks)))]
     talks, asked = [], []
     for wanted in tasks[:conversations]:
-        task, *turn = _asked(rng, picture, wanted)
+        task, *turn = _asked(rng, picture, wanted, freely)
         turns = [tuple(turn)]
         if rng.random() < _SECOND_TURN:
-            turns.insert(0, tuple(_asked(rng, picture, _some_task(rng, picture))[1:]))
+            turns.insert(0, tuple(_asked(rng, picture, _some_task(rng, picture), freely)[1:]))
         talks.append(tuple(turns))
         asked.append(task)
     return Sample(picture, tuple(talks), tuple(asked))

@@ -27,24 +27,23 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from ..folders import make_folder
 from ..models.configuration import DiffusionVLQwenVLConfig
+from ..models.precision import flush_denormals
 from ..models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
-from ..tinyworld.labels import MARGIN
-from ..tinyworld.pictures import CANVAS
+from ..tinyworld.labels import MARGIN, VIEW
 from ..tinyworld.tokenizer import MASK, PICTURE, SYSTEM_PROMPT, TURN_END, build_tokenizer
 from .data import framed
-from .precision import flush_denormals
 from .settings import ConfigError, numbers
 from .stages import CPU, HEADS_FILE, READING_SHARES, Bundle, Hardware, Log, Stage, check_checkpoint, run_stage
 from .steps import PICTURE_MEAN, PICTURE_STD
 
 PATCH, MERGE = 8, 2
 BEGINNINGS = ("vision", "autoregressive", "diffusion", "polish")  # the stages, in order
-HARD_SHARES = (0.22, 0.2, 0.24, 0.14, 0.08, 0.1, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
+HARD_SHARES = (0.25, 0.21, 0.23, 0.11, 0.09, 0.09, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
 
 
 def bundled_config(tokenizer, vision_width: int = 256, vision_depth: int = 4) -> DiffusionVLQwenVLConfig:
-    """The VL family's configuration, small: 128 x 128 pictures, 64 picture tokens, eight decoder layers."""
+    """The VL family's configuration, small: 192 x 192 pictures, 144 picture tokens, eight decoder layers."""
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (MASK, PICTURE, TURN_END)}
     return DiffusionVLQwenVLConfig(
         text_config={
@@ -57,12 +56,12 @@ def bundled_config(tokenizer, vision_width: int = 256, vision_depth: int = 4) ->
         vision_config={
             "depth": vision_depth, "hidden_size": vision_width, "intermediate_size": 512,
             "num_heads": vision_width // 64, "patch_size": PATCH, "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2, "window_size": CANVAS, "out_hidden_size": 288,
+            "temporal_patch_size": 2, "window_size": VIEW, "out_hidden_size": 288,
             "fullatt_block_indexes": list(range(vision_depth)),
         },
         tie_word_embeddings=True, eos_token_id=ids[TURN_END], image_token_id=ids[PICTURE], mask_token_id=ids[MASK],
         enable_bd3lm=True, bd3lm_block_size=8,
-        bd3lm_sampling_eps_min=0.1, min_pixels=CANVAS**2, max_pixels=CANVAS**2, image_aspect_ratio="pad",
+        bd3lm_sampling_eps_min=0.1, min_pixels=VIEW**2, max_pixels=VIEW**2, image_aspect_ratio="pad",
     )
 
 
@@ -78,20 +77,22 @@ def calibrate(model, reader, pictures: torch.Tensor, rms: float = 0.5) -> None:
     last.bias.mul_(factor)
 
 
-def bundled_processor(tokenizer, patch: int = PATCH) -> DiffusionVLQwenVLProcessor:
+def bundled_processor(
+    tokenizer, patch: int = PATCH, view: int = VIEW, margin: int = MARGIN
+) -> DiffusionVLQwenVLProcessor:
     """The processor of the bundled model: one system turn, pictures padded to a square of one fixed size.
 
     Args:
         tokenizer: the bundled model's.
-        patch: pixels per side of a patch, for a tower that takes others.
+        patch, view, margin: pixels per side of a patch and of a picture, and round it, for a tower that takes others.
     """
     pictures = Qwen2VLImageProcessorPil(
-        patch_size=patch, merge_size=MERGE, temporal_patch_size=2, min_pixels=CANVAS**2, max_pixels=CANVAS**2,
+        patch_size=patch, merge_size=MERGE, temporal_patch_size=2, min_pixels=view**2, max_pixels=view**2,
         image_mean=list(PICTURE_MEAN), image_std=list(PICTURE_STD),
     )
     return DiffusionVLQwenVLProcessor(
-        pictures, tokenizer, system_prompt=SYSTEM_PROMPT, max_prompt_tokens=1024, pad_to_square=True, fixed_size=CANVAS,
-        margin=MARGIN,
+        pictures, tokenizer, system_prompt=SYSTEM_PROMPT, max_prompt_tokens=1024, pad_to_square=True, fixed_size=view,
+        margin=margin,
     )
 
 
@@ -110,7 +111,7 @@ def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
     bundled_processor(tokenizer).save_pretrained(folder)
 
 
-VL = Bundle(framed, MARGIN, save, calibrate)
+VL = Bundle(framed, MARGIN / VIEW, save, calibrate)
 
 
 def bundled_stages(minutes: list[float], large: bool, skip: int = 0) -> list[Stage]:
@@ -119,25 +120,26 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0) -> list[Sta
     Args:
         minutes: of each.
         large: with the batches of a GPU.
-        skip: begin every stage this many pictures further on, behind what an earlier run has seen, and the parent
-            without easy ones.
+        skip: begin every stage this many pictures further on, behind what an earlier run has seen, and without easy
+            ones.
     """
     vision, parent, conversion = minutes
     stages = [
         Stage("vision", batch=64, shares=READING_SHARES, pages=0.5,
               minutes=vision, samples=400_000, muon_lr=0.02, decay_from=0.3),
-        Stage("autoregressive", batch=16, first_seed=1_000_000, easy=20_000,
+        Stage("autoregressive", batch=16, length=336, first_seed=1_000_000, easy=20_000,
               minutes=parent, samples=1_000_000, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0),
-        Stage("diffusion", batch=16, length=352, first_seed=3_000_000, easy=4_000,
+        Stage("diffusion", batch=16, length=432, first_seed=3_000_000, easy=4_000,
               minutes=conversion, samples=500_000, muon_lr=0.01, adam_lr=1e-3, vision_scale=0, decay_from=0.4),
     ]  # fmt: skip
     if large:
-        stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8) for stage in stages]
-        stages[1] = replace(stages[1], length=448, conversations=10, adam_lr=2e-3, vision_scale=0.3, reading=0.1,
-                            easy=60_000)
-        stages[2] = replace(stages[2], length=448, conversations=7, adam_lr=1.5e-3, easy=12_000)
+        stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8, wild=0.4, decay_from=0.3) for stage in stages]
+        stages[1] = replace(stages[1], length=576, conversations=10, adam_lr=2e-3, vision_scale=0.3, reading=0.1,
+                            easy=60_000, shares=HARD_SHARES)
+        stages[2] = replace(stages[2], length=576, conversations=7, muon_lr=0.015, adam_lr=1.2e-3, easy=12_000,
+                            shares=HARD_SHARES, complementary=True)
     stages = [replace(stage, first_seed=stage.first_seed + skip) for stage in stages]
-    return [stages[0], replace(stages[1], easy=0) if skip else stages[1], stages[2]]
+    return [stages[0], *(replace(stage, easy=0) for stage in stages[1:])] if skip else stages
 
 
 def polish_stage(minutes: float, large: bool, skip: int = 0) -> Stage:
@@ -148,7 +150,7 @@ def polish_stage(minutes: float, large: bool, skip: int = 0) -> Stage:
         large: with the batches of a GPU.
         skip: begin this many pictures further on.
     """
-    return Stage("diffusion", batch=256 if large else 16, length=448, first_seed=20_000_000 + skip, shares=HARD_SHARES,
+    return Stage("diffusion", batch=256 if large else 16, length=528, first_seed=20_000_000 + skip, shares=HARD_SHARES,
                  lowest_noise=0.5, complementary=True, minutes=minutes, samples=10**8, muon_lr=0.0015, adam_lr=1e-4,
                  vision_scale=0, decay_from=0.0)
 
@@ -164,7 +166,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--start", type=Path, help="folder of an earlier bundled model to begin with")
     parser.add_argument("--skip", type=int, default=0,
                         help="begin every stage this many pictures further on, behind what an earlier run has "
-                             "seen, and the parent without easy ones")
+                             "seen, and without easy ones")
     parser.add_argument("--from", dest="stage", default="vision", choices=BEGINNINGS,
                         help="go on with this stage, from the checkpoint of the stage before it in --out")
     parser.add_argument("--brief", default="", metavar="SHARES",
@@ -251,7 +253,7 @@ def main(arguments: list[str] | None = None) -> int:
     flush_denormals()
     try:
         run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"bundled: {error}", file=sys.stderr)
         return 2
     return 0

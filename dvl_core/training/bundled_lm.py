@@ -42,6 +42,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 from ..evaluation.tinyworld import SEEDS_PER_RUN
 from ..folders import make_folder
 from ..models.loading import check_folder
+from ..models.precision import flush_denormals
 from ..models.qwen_lm import DiffusionVLQwenForConditionalGeneration
 from ..processing.qwen_lm import DiffusionVLQwenProcessor
 from ..tinyworld.description import describe
@@ -51,7 +52,6 @@ from ..tinyworld.world import TASKS, sample, task_sample
 from ..translation import TranslationConfig, translate
 from .data import picture_bytes
 from .packing import Packer
-from .precision import flush_denormals
 from .settings import ConfigError, numbers
 from .stages import CPU, READING_SHARES, Bundle, Hardware, Log, Stage, check_checkpoint, run_stage
 from .steps import TileReader
@@ -200,6 +200,7 @@ def bundled_stages(minutes: list[float], large: bool = False, easy: bool = False
         stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8) for stage in stages]
         stages[1] = replace(stages[1], length=512, conversations=10, easy=40_000)
         stages[2:] = [replace(stage, length=512, conversations=7) for stage in stages[2:]]
+        stages[3] = replace(stages[3], complementary=True)
     if easy:
         stages = [replace(stage, only_easy=True, easy=0, pages=0.0, wild=0.0) for stage in stages]
     return stages
@@ -305,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         (score if options.score else run)(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, FloatingPointError) as error:
         print(f"bundled_lm: {error}", file=sys.stderr)
         return 2
     return 0

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from ..processing.qwen_vl import CLIP_MEAN_COLOR, pad_to_square, resize_with_margin
 from ..tinyworld.description import describe
 from ..tinyworld.drawing import render
-from ..tinyworld.labels import CELLS, MARGIN, patch_labels
+from ..tinyworld.labels import CELLS, MARGIN, VIEW, patch_labels
 from ..tinyworld.pen import Mark
-from ..tinyworld.pictures import CANVAS
 from ..tinyworld.sampling import KIND_SHARES, sample_page
 from ..tinyworld.wild import wild
 from ..tinyworld.world import TASKS, sample
@@ -28,12 +27,12 @@ from .packing import IGNORE, Packer
 TASK_NAMES = tuple(TASKS)
 STAGES = ("vision", "words", "projector", "autoregressive", "diffusion")
 COMPLEMENT_FLOOR = 0.1  # least noise level of a second noisy copy, which bounds its weight
-DRAWN_AT = (128, 192, 256, 256, 384)  # pixels; shown ones are larger, so training sees several
+DRAWN_AT = (160, 192, 256, 256, 384)  # pixels; shown ones are larger, so training sees several
 
 
-def framed(image: Image.Image) -> Image.Image:
-    """A picture as the bundled vision-language model sees it: padded to a square, 128 pixels with a margin."""
-    return resize_with_margin(pad_to_square(image, CLIP_MEAN_COLOR), CANVAS, MARGIN, CLIP_MEAN_COLOR)
+def framed(image: Image.Image, view: int = VIEW, margin: int = MARGIN) -> Image.Image:
+    """A picture as the bundled vision-language model sees it: padded to a square of `view` pixels with a margin."""
+    return resize_with_margin(pad_to_square(image, CLIP_MEAN_COLOR), view, margin, CLIP_MEAN_COLOR)
 
 
 @dataclass(frozen=True)
@@ -57,7 +56,8 @@ class StageData:
         complementary: two noisy copies of every answer, the second of which hides what the first one shows
             (`options.complementary`).
         block_size: tokens denoised together.
-        cells: picture tokens per side; view: what the model sees of a picture; margin: pixels round it in that view.
+        cells: picture tokens per side; view: what the model sees of a picture; margin: round it,
+            as a share of that view.
     """
 
     stage: str
@@ -75,7 +75,7 @@ class StageData:
     block_size: int = 8
     cells: int = CELLS
     view: Callable[[Image.Image], Image.Image] = framed
-    margin: int = MARGIN
+    margin: float = MARGIN / VIEW
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
@@ -94,7 +94,7 @@ class StageData:
 
 
 def picture_bytes(picture, drawn_at: int, view: Callable = framed) -> tuple[np.ndarray, list[Mark]]:
-    """Draw, then show exactly as the processor does. Returns uint8 [128, 128, 3] and what is where."""
+    """Draw, then show exactly as the processor does. Returns uint8 [S, S, 3] and what is where."""
     image, marks = render(picture, drawn_at)
     return np.array(view(image)), marks
 

@@ -60,10 +60,14 @@ def takes_flex(model: nn.Module, embeds: Tensor, attention: Attention = "dense")
 
     Args:
         model, embeds: of the pass.
-        attention: "auto": on CUDA, where the kernels take the model; "flex": on a CPU too, where there is no gradient
-            (slow, for checks); "dense": never. What the kernels don't take goes the dense way under all three.
+        attention: "auto": on CUDA, where the kernels take the model, in half precision or under autocast (in float32
+            they took two to five times as long as the dense mask on an H100); "flex": in float32 too, and on a CPU
+            where there is no gradient (slow, for checks); "dense": never. What the kernels don't take goes the dense
+            way under all three.
     """
     if attention == "dense" or not _has_kernels(embeds.device, attention):
+        return False
+    if attention == "auto" and embeds.dtype == torch.float32 and not torch.is_autocast_enabled(embeds.device.type):
         return False
     config = model.decoder.config
     width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads

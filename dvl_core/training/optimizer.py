@@ -12,7 +12,7 @@ from collections import defaultdict
 import torch
 from torch import Tensor, nn
 
-from .precision import fast_dtype
+from ..models.precision import fast_dtype
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of the quintic that pushes singular values towards 1
 

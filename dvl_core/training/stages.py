@@ -14,11 +14,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..models.loading import resolve_device
+from ..models.precision import fast_dtype
 from ..tinyworld.labels import CELLS, HEADS, patch_heads
 from .data import TASK_NAMES, StageData, add_tree_noise, loader
 from .optimizer import MuonAdamW
 from .packing import Packer
-from .precision import fast_dtype
 from .replay import Replay
 from .settings import ConfigError
 from .steps import PackedLanguage, VisionWarmup
@@ -106,7 +106,7 @@ class Bundle:
     """
 
     view: Callable
-    margin: int
+    margin: float
     save: Callable
     settle: Callable | None = None
     cells: int = CELLS
@@ -151,13 +151,16 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         tokenizer: its own.
         stage: what is learnt, and for how long.
         log: gets an entry every 50 steps.
-        out: the model is written to its subfolder every few minutes and at the end.
+        out: the model is written to its subfolder every minute and at the end.
         bundle: of the model's family.
         hardware: what it runs on.
         folder: name of the subfolder; the stage's by default.
 
     Returns:
         how many samples were learnt from, repeated ones included.
+
+    Raises:
+        FloatingPointError: when most gradients between two log lines are not finite; single ones are passed over.
     """
     kind, diffusion, device = stage.stage, stage.stage == "diffusion", hardware.device
     folder = folder or kind
@@ -186,13 +189,17 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             loss = _loss(module, forward, batch, stage, tally)
         optimizer.zero_grad()
         loss.backward()
+        tally.passed_over += drop_unusable([parameter for _, parameter in trained])
         optimizer.step(stage.factor(progress, step))
         seen += stage.batch
         if step % 50 == 49:
             drawn = {"drawn": batches.drawn * stage.batch} if isinstance(batches, Replay) else {}
-            log.write(stage=folder, step=step + 1, samples=seen, **drawn, minutes=round(minutes, 2),
-                      **tally.take())
-        if time.monotonic() - saved > 180:
+            entry = tally.take()
+            log.write(stage=folder, step=step + 1, samples=seen, **drawn, minutes=round(minutes, 2), **entry)
+            if entry.get("passed_over", 0) > 25:
+                raise FloatingPointError(f"{folder}: most gradients of the last 50 steps were not finite; what was "
+                                         f"saved before is in {out / folder}. Lower the learning rate.")
+        if time.monotonic() - saved > 60:
             saved = time.monotonic()
             bundle.save(model, tokenizer, out / folder, diffusion)
     if kind == "vision" and bundle.settle:
@@ -227,12 +234,18 @@ def _module(model, tokenizer, stage: Stage, out: Path, cells: int = CELLS) -> nn
         warmup = VisionWarmup(model, patch_heads(cells))
         heads = warmup.heads
         if stage.reading:
-            heads.load_state_dict(load_file(out / "vision" / HEADS_FILE))
+            _take_heads(heads, load_file(out / "vision" / HEADS_FILE))
         if stage.stage == "vision":
             return warmup
     block_size = getattr(model.config, "bd3lm_block_size", 1)
     at = slice(0, 0) if stage.stage == "words" else picture_slice(tokenizer, cells**2)
     return PackedLanguage(model, at, block_size, stage.stage == "diffusion", heads)
+
+
+def _take_heads(heads: nn.Module, given: dict[str, Tensor]) -> None:
+    """Put earlier heads into new ones; those of a tower with other places (rows, columns) begin anew."""
+    own = heads.state_dict()
+    heads.load_state_dict({name: given[name] if given[name].shape == t.shape else t for name, t in own.items()})
 
 
 def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
@@ -252,6 +265,22 @@ def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
     return loss + stage.reading * reading
 
 
+@torch.no_grad()
+def drop_unusable(parameters: list[nn.Parameter]) -> Tensor:
+    """Set every gradient to zero if one of them is not finite, so that one bad batch does not cost the model.
+
+    Nothing leaves the device: what is decided there is done there.
+
+    Returns:
+        1.0 where that was done, else 0.0, on the parameters' device.
+    """
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    usable = torch.stack(torch._foreach_norm(gradients)).isfinite().all()
+    for gradient in gradients:
+        gradient.masked_fill_(~usable, 0.0)
+    return 1.0 - usable.float()
+
+
 def autoregressive_weight(batch: dict) -> Tensor:
     """Labelled tokens weighted by 1 / sqrt(tokens of the answer), normalised over the batch."""
     weight = batch["share"].sqrt() * (batch["labels"] >= 0)
@@ -263,6 +292,7 @@ class Tally:
 
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device, self.steps, self.right = device, 0, {}
+        self.passed_over = torch.zeros((), device=device)
         self.loss, self.reading = torch.zeros(2, device=device)
         self.hits, self.totals = torch.zeros(2, len(TASK_NAMES), device=device)
 
@@ -270,7 +300,7 @@ class Tally:
         """Add one step: its loss, the share right of every attribute of the patches, and the loss of the patches beside
         it."""
         self.steps += 1
-        self.loss = self.loss + loss.detach()
+        self.loss = self.loss + loss.detach().nan_to_num()  # a loss without a number moves nothing
         self.reading = self.reading + (reading.detach() if torch.is_tensor(reading) else reading)
         for name, share in (right or {}).items():
             self.right[name] = self.right.get(name, 0.0) + share.detach()
@@ -293,6 +323,8 @@ class Tally:
         entry = {"loss": round(float(self.loss) / max(1, self.steps), 4)}
         if float(self.reading):
             entry["reading_loss"] = round(float(self.reading) / self.steps, 4)
+        if float(self.passed_over):
+            entry["passed_over"] = int(self.passed_over)
         entry["right"] = means
         self.__init__(self.device)
         return entry
