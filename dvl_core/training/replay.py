@@ -33,6 +33,7 @@ class Replay:
         if keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
         self.fresh, self.device, self.drawn = fresh, device, 0
+        self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._held: deque[Batch] = deque(maxlen=keep)
         self._choice, self._queue, self._over = random.Random(seed), Queue(maxsize=4), Event()
 
@@ -61,10 +62,22 @@ class Replay:
         """Fill the queue until the iteration is over; what goes wrong here is raised there."""
         try:
             for batch in self.fresh:
-                if not self._put({name: tensor.to(self.device) for name, tensor in batch.items()}):
+                if not self._put(self._moved(batch)):
                     return
         except BaseException as error:
             self._put(error)
+
+    def _moved(self, batch: Batch) -> Batch:
+        """The batch on the device. On CUDA by a stream of its own: on the one that trains, every tensor would wait for
+        all the passes that were launched before it."""
+        if self._copying is None:
+            return {name: tensor.to(self.device) for name, tensor in batch.items()}
+        with torch.cuda.stream(self._copying):
+            moved = {name: tensor.to(self.device) for name, tensor in batch.items()}
+        self._copying.synchronize()
+        for tensor in moved.values():  # memory is not given away while a pass still reads it
+            tensor.record_stream(torch.cuda.default_stream(self.device))
+        return moved
 
     def _put(self, item: Batch | BaseException) -> bool:
         while not self._over.is_set():
