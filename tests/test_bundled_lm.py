@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast, SiglipVisionModel
 
 from dvl_core import load_model
+from dvl_core.evaluation import evaluate_task
 from dvl_core.tinyworld import draw, render, sample, task_sample
 from dvl_core.tinyworld.description import describe
 from dvl_core.tinyworld.labels import THIRDS, patch_heads, patch_labels
@@ -200,3 +201,15 @@ def test_bundled_weights_are_small():
     files = list(ASSETS.glob("tiny*/*.safetensors"))
     assert max(file.stat().st_size for file in files) < 10e6
     assert sum(file.stat().st_size for file in files) < 60e6
+
+
+def test_the_shipped_pair_answers_about_easy_pictures():
+    """What its card says that it can do: eight questions of two tasks each, the parent's on pictures in words."""
+    model, processor = load_model(ASSETS / "tinylm", device="cpu")
+    for task in ("caption", "chart"):
+        assert evaluate_task(model, processor, task, 8, seed=1, batch=8, easy=True).exact > 0.8
+    folder = ASSETS / "tinylm-ar"
+    words = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    assert all(right > 0.8 for _, right in score_words(words, tokenizer, ("caption", "chart"), 8, seed=1, easy=True))
+    assert model.get_input_embeddings().weight.shape == words.get_input_embeddings().weight.shape  # one vocabulary
