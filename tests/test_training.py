@@ -14,7 +14,7 @@ from dvl_core import load_model
 from dvl_core.models.precision import fast_dtype
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld import draw, sample
-from dvl_core.tinyworld.labels import HEADS
+from dvl_core.tinyworld.labels import HEADS, patch_heads
 from dvl_core.tinyworld.tokenizer import build_tokenizer
 from dvl_core.training import bundled, stages
 from dvl_core.training.bundled import VL, bundled_config, bundled_processor, bundled_stages, save, take_over
@@ -246,6 +246,17 @@ def test_muon_and_adamw_lower_a_loss():
         optimizer.step(1.0)
         losses.append(float(loss.detach()))
     assert losses[-1] < 0.8 * losses[0]
+
+
+def test_heads_of_another_view_are_taken_where_they_fit(model, tokenizer, tmp_path):
+    """Characters are characters; what counts rows and columns begins anew."""
+    earlier = VisionWarmup(model, patch_heads(8)).heads
+    (tmp_path / "vision").mkdir()
+    save_file(earlier.state_dict(), tmp_path / "vision" / bundled.HEADS_FILE)
+    stage = Stage("vision", minutes=1, samples=1, reading=1.0)
+    taken = _module(model, tokenizer, stage, tmp_path).heads
+    assert torch.equal(taken["left_glyph"].weight, earlier["left_glyph"].weight)
+    assert len(taken["row"].weight) == 13 != len(earlier["row"].weight)
 
 
 def test_a_gradient_that_is_no_number_moves_nothing():
