@@ -17,7 +17,15 @@ from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.labels import HEADS, patch_heads
 from dvl_core.tinyworld.tokenizer import build_tokenizer
 from dvl_core.training import bundled, stages
-from dvl_core.training.bundled import VL, bundled_config, bundled_processor, bundled_stages, save, take_over
+from dvl_core.training.bundled import (
+    bundle_of,
+    bundled_config,
+    bundled_processor,
+    bundled_stages,
+    save,
+    taken_over,
+    view_of,
+)
 from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, loader, picture_bytes
 from dvl_core.training.objective import NoisyBatch, block_diffusion_loss, diffusion_forward
 from dvl_core.training.optimizer import MuonAdamW, orthogonalise
@@ -273,7 +281,7 @@ def test_a_stage_whose_loss_is_no_number_stops_and_keeps_what_was_saved(model, t
     stage = Stage("autoregressive", batch=1, length=336, minutes=9, samples=200)
     monkeypatch.setattr(stages, "_loss", lambda module, *_: module.lm_head.weight.sum() * float("nan"))
     with pytest.raises(FloatingPointError, match="autoregressive: most gradients"):
-        run_stage(deepcopy(model), tokenizer, stage, Log(tmp_path / "log.jsonl"), tmp_path, VL)
+        run_stage(deepcopy(model), tokenizer, stage, Log(tmp_path / "log.jsonl"), tmp_path, bundle_of())
     entry = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert entry["passed_over"] == 50 and entry["loss"] == 0
 
@@ -298,8 +306,7 @@ def test_an_earlier_model_is_taken_over_word_by_word(model, tokenizer, tmp_path)
     config = bundled_config(earlier)
     old = DiffusionVLQwenVLForConditionalGeneration(config)
     save(old, earlier, tmp_path / "old", diffusion=False)
-    new = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer))
-    take_over(new, tokenizer, tmp_path / "old")
+    new = taken_over(tokenizer, tmp_path / "old")
 
     assert torch.equal(new.model.visual.merger.mlp[0].weight, old.model.visual.merger.mlp[0].weight)
     of_old, of_new = old.get_input_embeddings().weight, new.get_input_embeddings().weight
@@ -310,9 +317,24 @@ def test_an_earlier_model_is_taken_over_word_by_word(model, tokenizer, tmp_path)
     assert len(spelt) == len(word)
     torch.testing.assert_close(of_new[all_words[word]], of_old[spelt].mean(0))
 
-    deeper = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer, vision_depth=5))
-    with pytest.raises(ValueError, match="blocks.4"):
-        take_over(deeper, tokenizer, tmp_path / "old")
+    flat = DiffusionVLQwenVLForConditionalGeneration(bundled_config(earlier, vision_depth=3))
+    save(flat, earlier, tmp_path / "flat", diffusion=False)
+    with pytest.raises(ValueError, match="blocks.3"):
+        taken_over(tokenizer, tmp_path / "flat")
+
+
+def test_an_earlier_model_keeps_its_view_or_gets_another(tokenizer, tmp_path):
+    """So do the processor beside it and what its stages draw."""
+    old = DiffusionVLQwenVLForConditionalGeneration(bundled_config(tokenizer, vision_depth=4, view=64))
+    save(old, tokenizer, tmp_path, diffusion=True)
+    processor = load_model(tmp_path, device="cpu")[1]
+    assert (processor.fixed_size, processor.margin) == (64, 1)
+    assert view_of(taken_over(tokenizer, tmp_path).config) == 64
+    wider = taken_over(tokenizer, tmp_path, 128)
+    assert view_of(wider.config) == wider.config.vision_config.window_size == 128
+    bundle, stage = bundle_of(64), bundled.polish_stage(1.0, False, 0, 64)
+    batch = next(iter(TinyWorldBatches(replace(stage, batch=1, view=bundle.view, cells=bundle.cells), tokenizer)))
+    assert batch["pictures"].shape == (1, 64, 64, 3) and batch["shape"].shape == (1, 16)
 
 
 def test_training_goes_on_with_the_heads_that_lie_beside_a_model(model, tokenizer, tmp_path, monkeypatch):
@@ -351,6 +373,7 @@ def test_bad_options_are_named(model, tokenizer, tmp_path, monkeypatch, capsys):
         (["--brief", "0.1", "--from", "diffusion"], "--brief='0.1': needs a parent from this run"),
         (["--from", "diffusion"], "--from='diffusion': goes on from the stage before it: "),
         (["--from", "diffusion", "--start", "x"], "--start='x': is not where diffusion begins"),
+        (["--view", "100"], "--view=100: must be a multiple of 64"),
         (["--from", "polish"], "--polish=0.0: give its minutes"), (["--polish", "-1"], "--polish=-1.0: give its"),
         (["--start", "/nope"], "--start='/nope': is no earlier bundled model: /nope is no folder of a diffusionvl"),
         (["--start", str(other)], f"--start='{other}': is no earlier bundled model: {other} holds a qwen2 model"),

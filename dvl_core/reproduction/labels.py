@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..tinyworld.labels import GLYPHS
+from ..tinyworld.labels import GLYPHS, MARGIN
 from ..tinyworld.pen import Mark
 from ..tinyworld.pictures import CANVAS, COLOURS, MAX_READING, SHAPES, SIZES
-from .small import MARGIN, MERGE, PATCH
+from .small import MERGE, PATCH
 
 CELLS = CANVAS // PATCH // MERGE  # picture tokens per side
 HEADS: dict[str, int] = {  # attribute -> number of classes; class 0 = nothing of the kind here
@@ -27,7 +27,7 @@ def cell_labels(marks: list[Mark]) -> dict[str, np.ndarray]:
     maps["row"][:] = np.arange(1, CELLS + 1)[:, None]  # its own place: a tower with relative positions must learn it
     maps["column"][:] = np.arange(1, CELLS + 1)
     for mark in marks:
-        x, y = (MARGIN + at * (CANVAS - 2 * MARGIN) / CANVAS for at in (mark.x, mark.y))
+        x, y = (CANVAS * MARGIN + at * (1 - 2 * MARGIN) for at in (mark.x, mark.y))
         cell = min(CELLS - 1, int(y * CELLS / CANVAS)), min(CELLS - 1, int(x * CELLS / CANVAS))
         value = mark.value if mark.what == "height" else _VALUES[mark.what].index(mark.value) + 1
         maps[mark.what][cell] = value

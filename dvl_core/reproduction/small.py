@@ -13,7 +13,7 @@ from ..training.bundled import bundled_processor
 from ..training.data import framed
 from ..training.stages import CPU
 
-PATCH, MERGE, MARGIN = 16, 2, 2
+PATCH, MERGE = 16, 2
 PICTURE_TOKENS = (CANVAS // PATCH // MERGE) ** 2
 BLOCK = 8
 WIDTH, LAYERS, VISION_WIDTH, VISION_LAYERS = 96, 4, 96, 2
@@ -50,9 +50,9 @@ def small_model(tokenizer) -> DiffusionVLQwenVLForConditionalGeneration:
 
 def small_processor(tokenizer) -> DiffusionVLQwenVLProcessor:
     """Its processor."""
-    return bundled_processor(tokenizer, PATCH, CANVAS, MARGIN)
+    return bundled_processor(tokenizer, PATCH, CANVAS)
 
 
 def small_view(image: Image.Image) -> Image.Image:
     """What it sees of a picture: 128 x 128 pixels."""
-    return framed(image, CANVAS, MARGIN)
+    return framed(image, CANVAS)

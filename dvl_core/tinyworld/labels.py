@@ -15,7 +15,7 @@ from .pictures import CANVAS, INKS, MAX_LINE, MAX_READING, SHAPES, SIZES
 from .sampling import CHARACTERS
 
 VIEW = 192  # pixels per side that the bundled vision-language model sees of a picture
-MARGIN = 3  # of them round the picture
+MARGIN = 1 / 64  # round the picture, as a share of what the model sees
 CELLS = VIEW // 16  # its merged patches per side
 GLYPHS = CHARACTERS + "+-="
 THIRDS = ("left_glyph", "middle_glyph", "right_glyph")
@@ -46,7 +46,7 @@ def _cell(at: float, margin: float, cells: int) -> float:
     return (margin + at / CANVAS * (1 - 2 * margin)) * cells
 
 
-def patch_labels(marks: list[Mark], margin: float = MARGIN / VIEW, cells: int = CELLS) -> dict[str, np.ndarray]:
+def patch_labels(marks: list[Mark], margin: float = MARGIN, cells: int = CELLS) -> dict[str, np.ndarray]:
     """Class of every merged patch for every attribute of `HEADS`.
 
     Args:

@@ -7,9 +7,9 @@
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
 until it has seen its `samples`, whichever comes first. On a GPU it takes large batches, drawn by all cores. `--start
 FOLDER` begins with an earlier bundled model instead of random weights: tensors of the same name and shape are taken
-over, and embeddings word by word. `--polish` goes on with the conversion by complementary masks, at a low learning rate
-and with more of the pictures that are hard; with `--from polish` that is all, from the conversion in `--out` or from
-`--start`.
+over, and embeddings word by word; the new one sees pictures as large as that one, or of `--view` pixels. `--polish`
+goes on with the conversion by complementary masks, at a low learning rate and with more of the pictures that are hard;
+with `--from polish` that is all, from the conversion in `--out` or from `--start`.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import math
 import shutil
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -42,8 +43,10 @@ BEGINNINGS = ("vision", "autoregressive", "diffusion", "polish")  # the stages, 
 HARD_SHARES = (0.25, 0.21, 0.23, 0.11, 0.09, 0.09, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
 
 
-def bundled_config(tokenizer, vision_width: int = 256, vision_depth: int = 4) -> DiffusionVLQwenVLConfig:
-    """The VL family's configuration, small: 192 x 192 pictures, 144 picture tokens, eight decoder layers."""
+def bundled_config(
+    tokenizer, vision_width: int = 256, vision_depth: int = 4, view: int = VIEW
+) -> DiffusionVLQwenVLConfig:
+    """The VL family's configuration, small: pictures of `view` pixels a side, 16 x 16 to a token, eight layers."""
     ids = {name: tokenizer.convert_tokens_to_ids(name) for name in (MASK, PICTURE, TURN_END)}
     return DiffusionVLQwenVLConfig(
         text_config={
@@ -56,12 +59,12 @@ def bundled_config(tokenizer, vision_width: int = 256, vision_depth: int = 4) ->
         vision_config={
             "depth": vision_depth, "hidden_size": vision_width, "intermediate_size": 512,
             "num_heads": vision_width // 64, "patch_size": PATCH, "spatial_merge_size": MERGE,
-            "temporal_patch_size": 2, "window_size": VIEW, "out_hidden_size": 288,
+            "temporal_patch_size": 2, "window_size": view, "out_hidden_size": 288,
             "fullatt_block_indexes": list(range(vision_depth)),
         },
         tie_word_embeddings=True, eos_token_id=ids[TURN_END], image_token_id=ids[PICTURE], mask_token_id=ids[MASK],
         enable_bd3lm=True, bd3lm_block_size=8,
-        bd3lm_sampling_eps_min=0.1, min_pixels=VIEW**2, max_pixels=VIEW**2, image_aspect_ratio="pad",
+        bd3lm_sampling_eps_min=0.1, min_pixels=view**2, max_pixels=view**2, image_aspect_ratio="pad",
     )
 
 
@@ -77,14 +80,17 @@ def calibrate(model, reader, pictures: torch.Tensor, rms: float = 0.5) -> None:
     last.bias.mul_(factor)
 
 
-def bundled_processor(
-    tokenizer, patch: int = PATCH, view: int = VIEW, margin: int = MARGIN
-) -> DiffusionVLQwenVLProcessor:
+def view_of(config: DiffusionVLQwenVLConfig) -> int:
+    """Pixels per side that a bundled model sees of a picture."""
+    return math.isqrt(config.max_pixels)
+
+
+def bundled_processor(tokenizer, patch: int = PATCH, view: int = VIEW) -> DiffusionVLQwenVLProcessor:
     """The processor of the bundled model: one system turn, pictures padded to a square of one fixed size.
 
     Args:
         tokenizer: the bundled model's.
-        patch, view, margin: pixels per side of a patch and of a picture, and round it, for a tower that takes others.
+        patch, view: pixels per side of a patch and of a picture.
     """
     pictures = Qwen2VLImageProcessorPil(
         patch_size=patch, merge_size=MERGE, temporal_patch_size=2, min_pixels=view**2, max_pixels=view**2,
@@ -92,7 +98,7 @@ def bundled_processor(
     )
     return DiffusionVLQwenVLProcessor(
         pictures, tokenizer, system_prompt=SYSTEM_PROMPT, max_prompt_tokens=1024, pad_to_square=True, fixed_size=view,
-        margin=margin,
+        margin=round(view * MARGIN),
     )
 
 
@@ -108,13 +114,15 @@ def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     model.config.enable_bd3lm = diffusion
     model.save_pretrained(folder, max_shard_size="9MB")
-    bundled_processor(tokenizer).save_pretrained(folder)
+    bundled_processor(tokenizer, view=view_of(model.config)).save_pretrained(folder)
 
 
-VL = Bundle(framed, MARGIN / VIEW, save, calibrate)
+def bundle_of(view: int = VIEW) -> Bundle:
+    """What the stages have to know about models that see pictures of so many pixels a side."""
+    return Bundle(partial(framed, view=view), MARGIN, save, calibrate, view // (PATCH * MERGE))
 
 
-def bundled_stages(minutes: list[float], large: bool, skip: int = 0) -> list[Stage]:
+def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int = VIEW) -> list[Stage]:
     """The three stages.
 
     Args:
@@ -122,37 +130,41 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0) -> list[Sta
         large: with the batches of a GPU.
         skip: begin every stage this many pictures further on, behind what an earlier run has seen, and without easy
             ones.
+        view: pixels per side of a picture.
     """
     vision, parent, conversion = minutes
+    picture = (view // (PATCH * MERGE)) ** 2
     stages = [
         Stage("vision", batch=64, shares=READING_SHARES, pages=0.5,
               minutes=vision, samples=400_000, muon_lr=0.02, decay_from=0.3),
-        Stage("autoregressive", batch=16, length=336, first_seed=1_000_000, easy=20_000,
+        Stage("autoregressive", batch=16, length=192 + picture, first_seed=1_000_000, easy=20_000,
               minutes=parent, samples=1_000_000, muon_lr=0.01, adam_lr=1.5e-3, vision_scale=0),
-        Stage("diffusion", batch=16, length=432, first_seed=3_000_000, easy=4_000,
+        Stage("diffusion", batch=16, length=288 + picture, first_seed=3_000_000, easy=4_000,
               minutes=conversion, samples=500_000, muon_lr=0.01, adam_lr=1e-3, vision_scale=0, decay_from=0.4),
     ]  # fmt: skip
     if large:
         stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8, wild=0.4, decay_from=0.3) for stage in stages]
-        stages[1] = replace(stages[1], length=576, conversations=10, adam_lr=2e-3, vision_scale=0.3, reading=0.1,
-                            easy=60_000, shares=HARD_SHARES)
-        stages[2] = replace(stages[2], length=576, conversations=7, muon_lr=0.015, adam_lr=1.2e-3, easy=12_000,
-                            shares=HARD_SHARES, complementary=True)
+        stages[1] = replace(stages[1], length=432 + picture, conversations=10, adam_lr=2e-3, vision_scale=0.3,
+                            reading=0.1, easy=60_000, shares=HARD_SHARES)
+        stages[2] = replace(stages[2], length=432 + picture, conversations=7, muon_lr=0.015, adam_lr=1.2e-3,
+                            easy=12_000, shares=HARD_SHARES, complementary=True)
     stages = [replace(stage, first_seed=stage.first_seed + skip) for stage in stages]
     return [stages[0], *(replace(stage, easy=0) for stage in stages[1:])] if skip else stages
 
 
-def polish_stage(minutes: float, large: bool, skip: int = 0) -> Stage:
+def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -> Stage:
     """More of the conversion: every answer token is learnt once from each sample, among many masks or among few.
 
     Args:
         minutes: of the stage.
         large: with the batches of a GPU.
         skip: begin this many pictures further on.
+        view: pixels per side of a picture.
     """
-    return Stage("diffusion", batch=256 if large else 16, length=528, first_seed=20_000_000 + skip, shares=HARD_SHARES,
-                 lowest_noise=0.5, complementary=True, minutes=minutes, samples=10**8, muon_lr=0.0015, adam_lr=1e-4,
-                 vision_scale=0, decay_from=0.0)
+    picture = (view // (PATCH * MERGE)) ** 2
+    return Stage("diffusion", batch=256 if large else 16, length=384 + picture, first_seed=20_000_000 + skip,
+                 shares=(0.22, 0.22, 0.24, 0.13, 0.07, 0.1, 0.02), wild=0.6, lowest_noise=0.5, complementary=True,
+                 minutes=minutes, samples=10**8, muon_lr=0.002, adam_lr=1.5e-4, vision_scale=0, decay_from=0.0)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -164,6 +176,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, help="processes that draw pictures; on a GPU one per core by default")
     parser.add_argument("--start", type=Path, help="folder of an earlier bundled model to begin with")
+    parser.add_argument("--view", type=int, metavar="PIXELS",
+                        help=f"per side of what the model sees of a picture; by default as --start has it, or {VIEW}")
     parser.add_argument("--skip", type=int, default=0,
                         help="begin every stage this many pictures further on, behind what an earlier run has "
                              "seen, and without easy ones")
@@ -194,14 +208,18 @@ def run(options: argparse.Namespace) -> None:
         raise ConfigError("--skip", options.skip, "must be 0 or more")
     if not 0 <= options.polish < math.inf or (options.stage == "polish" and not options.polish):
         raise ConfigError("--polish", options.polish, "give its minutes")
+    if options.view is not None and (options.view < 64 or options.view % 64):
+        raise ConfigError("--view", options.view, "must be a multiple of 64")  # whole blocks of picture tokens
     hardware = Hardware.of(options.device, options.workers, not options.no_compile)
     make_folder("out", options.out)
     torch.manual_seed(options.seed)
     tokenizer, large = build_tokenizer(), hardware.device.type != "cpu"
-    stages = dict(zip(BEGINNINGS, bundled_stages(minutes, large, options.skip), strict=False))
-    if options.polish:
-        stages["polish"] = polish_stage(options.polish, large, options.skip)
     model = _beginning(options, tokenizer, hardware)
+    view = view_of(model.config)
+    bundle = bundle_of(view)
+    stages = dict(zip(BEGINNINGS, bundled_stages(minutes, large, options.skip, view), strict=False))
+    if options.polish:
+        stages["polish"] = polish_stage(options.polish, large, options.skip, view)
     if _has_heads(options):  # what the tower knows is not learnt again
         stages["vision"] = replace(stages["vision"], reading=1.0)
     log = Log(options.out / "log.jsonl")
@@ -212,8 +230,8 @@ def run(options: argparse.Namespace) -> None:
         for share in shares if name == "diffusion" and learnt else ():
             brief = replace(stages[name], minutes=60.0, samples=max(1, int(learnt * share)))
             parent = load(options.out / "autoregressive", hardware)
-            run_stage(parent, tokenizer, brief, log, options.out, VL, hardware, f"brief-{share:g}")
-        learnt = run_stage(model, tokenizer, stages[name], log, options.out, VL, hardware, name)
+            run_stage(parent, tokenizer, brief, log, options.out, bundle, hardware, f"brief-{share:g}")
+        learnt = run_stage(model, tokenizer, stages[name], log, options.out, bundle, hardware, name)
     for name in ("diffusion", "autoregressive"):
         last = options.out / ("polish" if options.polish and name == "diffusion" else name)
         if last.exists():
@@ -230,21 +248,22 @@ def _beginning(options: argparse.Namespace, tokenizer, hardware: Hardware) -> Di
     before = BEGINNINGS.index(options.stage) - 1
     if before >= 0 and not options.start:
         try:
-            return load(options.out / BEGINNINGS[before], hardware)
+            model = load(options.out / BEGINNINGS[before], hardware)
         except (ValueError, OSError) as error:
             raise ConfigError("--from", options.stage, f"goes on from the stage before it: {error}") from error
-    config = bundled_config(tokenizer)
-    config._attn_implementation = hardware.attention
-    model = DiffusionVLQwenVLForConditionalGeneration(config)
+        if options.view not in (None, view_of(model.config)):
+            raise ConfigError("--view", options.view, f"the model in --out sees {view_of(model.config)}: leave it out")
+        return model
+    model = None
     if options.start:
         try:
-            take_over(model, tokenizer, options.start)
+            model = taken_over(tokenizer, options.start, options.view, hardware)
         except (ValueError, OSError) as error:
             raise ConfigError("--start", str(options.start), f"is no earlier bundled model: {error}") from error
         if _has_heads(options):
             (options.out / "vision").mkdir(exist_ok=True)
             shutil.copy(options.start / HEADS_FILE, options.out / "vision")
-    return model
+    return model or new_model(tokenizer, options.view or VIEW, hardware)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -271,17 +290,33 @@ def load(folder: Path, hardware: Hardware = CPU) -> DiffusionVLQwenVLForConditio
     )
 
 
+def new_model(tokenizer, view: int = VIEW, hardware: Hardware = CPU) -> DiffusionVLQwenVLForConditionalGeneration:
+    """A bundled model with random weights (of torch's current seed)."""
+    config = bundled_config(tokenizer, view=view)
+    config._attn_implementation = hardware.attention
+    return DiffusionVLQwenVLForConditionalGeneration(config)
+
+
 @torch.no_grad()
-def take_over(model, tokenizer, folder: Path) -> None:
-    """Put the weights of an earlier bundled model into a new one.
+def taken_over(
+    tokenizer, folder: Path, view: int | None = None, hardware: Hardware = CPU
+) -> DiffusionVLQwenVLForConditionalGeneration:
+    """A new bundled model with the weights of an earlier one.
 
     A token that the earlier one knew keeps its embedding; a new word begins as the mean of what it was spelt with.
+
+    Args:
+        tokenizer: of the new model.
+        folder: of the earlier one.
+        view: pixels per side that the new one sees of a picture; None for as many as the earlier one.
+        hardware: what the new one will be trained on.
 
     Raises:
         ValueError: if a tensor is missing or has another shape.
     """
     earlier = load(folder)
     given = earlier.state_dict()
+    model = new_model(tokenizer, view or view_of(earlier.config), hardware)
     for name, tensor in model.state_dict().items():
         if "embed_tokens" in name or "lm_head" in name:
             continue
@@ -295,6 +330,7 @@ def take_over(model, tokenizer, folder: Path) -> None:
         text = tokenizer.convert_tokens_to_string([token])
         pieces = [known[token]] if token in known else spelling(text, add_special_tokens=False).input_ids
         words[number] = of_old[pieces].mean(0)
+    return model
 
 
 if __name__ == "__main__":

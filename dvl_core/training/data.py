@@ -30,9 +30,9 @@ COMPLEMENT_FLOOR = 0.1  # least noise level of a second noisy copy, which bounds
 DRAWN_AT = (160, 192, 256, 256, 384)  # pixels; shown ones are larger, so training sees several
 
 
-def framed(image: Image.Image, view: int = VIEW, margin: int = MARGIN) -> Image.Image:
+def framed(image: Image.Image, view: int = VIEW) -> Image.Image:
     """A picture as the bundled vision-language model sees it: padded to a square of `view` pixels with a margin."""
-    return resize_with_margin(pad_to_square(image, CLIP_MEAN_COLOR), view, margin, CLIP_MEAN_COLOR)
+    return resize_with_margin(pad_to_square(image, CLIP_MEAN_COLOR), view, round(view * MARGIN), CLIP_MEAN_COLOR)
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class StageData:
     block_size: int = 8
     cells: int = CELLS
     view: Callable[[Image.Image], Image.Image] = framed
-    margin: float = MARGIN / VIEW
+    margin: float = MARGIN
 
     def __post_init__(self) -> None:
         if self.stage not in STAGES:
