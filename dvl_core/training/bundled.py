@@ -163,8 +163,8 @@ def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -
     """
     picture = (view // (PATCH * MERGE)) ** 2
     return Stage("diffusion", batch=256 if large else 16, length=384 + picture, first_seed=20_000_000 + skip,
-                 shares=(0.22, 0.22, 0.24, 0.13, 0.07, 0.1, 0.02), wild=0.6, lowest_noise=0.5, complementary=True,
-                 minutes=minutes, samples=10**8, muon_lr=0.002, adam_lr=1.5e-4, vision_scale=0, decay_from=0.0)
+                 shares=HARD_SHARES, lowest_noise=0.5, complementary=True, minutes=minutes, samples=10**8,
+                 muon_lr=0.0015, adam_lr=1e-4, vision_scale=0, decay_from=0.0)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
