@@ -85,6 +85,11 @@ def view_of(config: DiffusionVLQwenVLConfig) -> int:
     return math.isqrt(config.max_pixels)
 
 
+def cells_of(view: int) -> int:
+    """Picture tokens per side of a picture of so many pixels."""
+    return view // (PATCH * MERGE)
+
+
 def bundled_processor(tokenizer, patch: int = PATCH, view: int = VIEW) -> DiffusionVLQwenVLProcessor:
     """The processor of the bundled model: one system turn, pictures padded to a square of one fixed size.
 
@@ -119,7 +124,7 @@ def save(model, tokenizer, folder: Path, diffusion: bool) -> None:
 
 def bundle_of(view: int = VIEW) -> Bundle:
     """What the stages have to know about models that see pictures of so many pixels a side."""
-    return Bundle(partial(framed, view=view), MARGIN, save, calibrate, view // (PATCH * MERGE))
+    return Bundle(partial(framed, view=view), MARGIN, save, calibrate, cells_of(view))
 
 
 def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int = VIEW) -> list[Stage]:
@@ -133,7 +138,7 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int =
         view: pixels per side of a picture.
     """
     vision, parent, conversion = minutes
-    picture = (view // (PATCH * MERGE)) ** 2
+    picture = cells_of(view) ** 2
     stages = [
         Stage("vision", batch=64, shares=READING_SHARES, pages=0.5,
               minutes=vision, samples=400_000, muon_lr=0.02, decay_from=0.3),
@@ -161,7 +166,7 @@ def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -
         skip: begin this many pictures further on.
         view: pixels per side of a picture.
     """
-    picture = (view // (PATCH * MERGE)) ** 2
+    picture = cells_of(view) ** 2
     return Stage("diffusion", batch=256 if large else 16, length=384 + picture, first_seed=20_000_000 + skip,
                  shares=HARD_SHARES, lowest_noise=0.5, complementary=True, minutes=minutes, samples=10**8,
                  muon_lr=0.0015, adam_lr=1e-4, vision_scale=0, decay_from=0.0)
