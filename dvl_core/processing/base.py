@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -25,7 +26,7 @@ from .conversation import (
 from .images import ImageLimits, open_image
 
 
-class ChatProcessor(ProcessorMixin):
+class ChatProcessor(ProcessorMixin, ABC):
     """Conversation and pictures to `input_ids`, `attention_mask` and the pictures' tensors.
 
     A family says how its pictures become tensors (`process_pictures`) and how many tokens each one takes
@@ -51,13 +52,13 @@ class ChatProcessor(ProcessorMixin):
                 raise ValueError(f"the tokenizer lacks the special token {piece.text}, which stands beside a picture")
         self.image_token_id = self._encoder.controls[image_token]
 
+    @abstractmethod
     def process_pictures(self, pictures: list[Image.Image]) -> dict[str, Any]:
         """Tensors of at least one upright RGB picture, as numpy arrays by input name."""
-        raise NotImplementedError
 
+    @abstractmethod
     def picture_lengths(self, features: dict[str, Any], pictures: list[Image.Image]) -> list[int]:
         """How many tokens each picture takes, given what `process_pictures` returned."""
-        raise NotImplementedError
 
     def apply_chat_template(
         self,

@@ -58,9 +58,7 @@ def draw_chart(pen: Pen, chart: Chart) -> None:
             pen.bar(x - 0.36 * step, y, x + 0.36 * step, base, pen.ink(chart.colours[i]))
         if chart.numbers:
             above = 6.0 if chart.kind == "line" else 1.2 + 4.8 * pen.style.letters
-            at, ink = (y + base) / 2 if chart.inside else y - above, pen.gray(40)
-            if chart.inside:
-                ink = (255,) * 3 if sum(pen.ink(chart.colours[i])) < 360 else (20,) * 3
+            at, ink = (y - above, pen.gray(40)) if not chart.inside else ((y + base) / 2, pen.on_ink(chart.colours[i]))
             pen.text(x, at, str(value), 10.5, ink, room=step, line=VALUE, slot=i)
         else:
             foot = base if chart.kind == "bar" else y
@@ -87,9 +85,8 @@ def _pie(pen: Pen, chart: Chart) -> None:
         middle = math.radians((begin + end) / 2)
         reach_x, reach_y = (r + 13) * math.cos(middle), (r + 7) * math.sin(middle)
         pen.text(x + reach_x, y + reach_y, name, 9.5, pen.gray(40), room=24, line=LABEL, slot=i)
-        paper = sum(pen.ink(colour))
         pen.text(x + 0.62 * r * math.cos(middle), y + 0.62 * r * math.sin(middle), f"{value}{'%' * chart.percent}", 10,
-                 (255, 255, 255) if paper < 360 else (20, 20, 20), line=VALUE, slot=i)
+                 pen.on_ink(colour), line=VALUE, slot=i)
         begin = end
 
 

@@ -105,6 +105,10 @@ class Pen:
             drawn += [(u + unsteady.gauss(0, reach), v + unsteady.gauss(0, reach)) for u, v in along]
         return drawn
 
+    def on_ink(self, colour: str) -> tuple[int, int, int]:
+        """Ink of numbers that stand on a named colour."""
+        return (255, 255, 255) if sum(self.ink(colour)) < 360 else (20, 20, 20)
+
     def on_panel(self) -> tuple[int, int, int]:
         """Ink of labels that stand on the panel."""
         return self.gray(30) if self.style.panel is None else (245,) * 3 if sum(self.style.panel) < 380 else (25,) * 3

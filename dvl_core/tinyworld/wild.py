@@ -30,8 +30,8 @@ def wild(rng: random.Random, picture: Picture) -> Picture:
         return _table(rng, picture, style)
     if isinstance(picture, Sum):
         picture = replace(picture, ending=rng.choice((" =", " =", " = ?", "=?", "")))
-    if isinstance(picture, Sum) and rng.random() < 0.3:
-        return replace(picture, style=_by_hand(rng, style))
+        if rng.random() < 0.3:
+            return replace(picture, style=_by_hand(rng, style))
     if isinstance(picture, (Sudoku, Sum)):
         return replace(picture, style=_on_panel(rng, style, INKS[picture.colour]))
     return picture

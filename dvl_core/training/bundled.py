@@ -259,16 +259,16 @@ def _beginning(options: argparse.Namespace, tokenizer, hardware: Hardware) -> Di
         if options.view not in (None, view_of(model.config)):
             raise ConfigError("--view", options.view, f"the model in --out sees {view_of(model.config)}: leave it out")
         return model
-    model = None
-    if options.start:
-        try:
-            model = taken_over(tokenizer, options.start, options.view, hardware)
-        except (ValueError, OSError) as error:
-            raise ConfigError("--start", str(options.start), f"is no earlier bundled model: {error}") from error
-        if _has_heads(options):
-            (options.out / "vision").mkdir(exist_ok=True)
-            shutil.copy(options.start / HEADS_FILE, options.out / "vision")
-    return model or new_model(tokenizer, options.view or VIEW, hardware)
+    if not options.start:
+        return new_model(tokenizer, options.view or VIEW, hardware)
+    try:
+        model = taken_over(tokenizer, options.start, options.view, hardware)
+    except (ValueError, OSError) as error:
+        raise ConfigError("--start", str(options.start), f"is no earlier bundled model: {error}") from error
+    if _has_heads(options):
+        (options.out / "vision").mkdir(exist_ok=True)
+        shutil.copy(options.start / HEADS_FILE, options.out / "vision")
+    return model
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -277,7 +277,7 @@ def main(arguments: list[str] | None = None) -> int:
     flush_denormals()
     try:
         run(options)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError) as error:
         print(f"bundled: {error}", file=sys.stderr)
         return 2
     return 0

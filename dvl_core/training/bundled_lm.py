@@ -306,7 +306,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parse(arguments)
     try:
         (score if options.score else run)(options)
-    except (ValueError, OSError, FloatingPointError) as error:
+    except (ValueError, OSError) as error:
         print(f"bundled_lm: {error}", file=sys.stderr)
         return 2
     return 0

@@ -160,7 +160,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         how many samples were learnt from, repeated ones included.
 
     Raises:
-        FloatingPointError: when most gradients between two log lines are not finite; single ones are passed over.
+        ValueError: when most gradients between two log lines are not finite; single ones are passed over.
     """
     kind, diffusion, device = stage.stage, stage.stage == "diffusion", hardware.device
     folder = folder or kind
@@ -197,8 +197,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             entry = tally.take()
             log.write(stage=folder, step=step + 1, samples=seen, **drawn, minutes=round(minutes, 2), **entry)
             if entry.get("passed_over", 0) > 25:
-                raise FloatingPointError(f"{folder}: most gradients of the last 50 steps were not finite; what was "
-                                         f"saved before is in {out / folder}. Lower the learning rate.")
+                raise ValueError(f"{folder}: most gradients of the last 50 steps were not finite; what was saved "
+                                 f"before is in {out / folder}. Lower the learning rate.")
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
             bundle.save(model, tokenizer, out / folder, diffusion)
