@@ -14,6 +14,7 @@ from dvl_core import load_model
 from dvl_core.tinyworld import TASKS
 from dvl_core.train import main
 from dvl_core.training.ema import WeightAverage
+from dvl_core.training.learner import Learner
 from dvl_core.training.logs import read_log
 from dvl_core.training.muon import Muon
 from dvl_core.training.settings import ConfigError
@@ -130,6 +131,19 @@ def test_everything_at_once_runs(vl, data, tmp_path):
     assert [entry["block_size"] for entry in entries] == [2, 4, 8]
     assert all(torch.isfinite(torch.tensor(entry["loss"])) for entry in entries)
     assert load_model(folder, device="cpu", dtype="auto")[0].config.enable_bd3lm
+
+
+def test_passes_leave_cudnns_attention_out(vl, data, tmp_path, monkeypatch):
+    """Its backward pass can make gradients that are no numbers; see `without_cudnn_attention`."""
+    seen, forward = [], Learner.forward
+
+    def watched(self, *arguments):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return forward(self, *arguments)
+
+    monkeypatch.setattr(Learner, "forward", watched)
+    train(settings(vl, data, tmp_path / "run", schedule={"steps": 2}))
+    assert seen and not any(seen) and torch.backends.cuda.cudnn_sdp_enabled()
 
 
 def test_the_benchmark_and_a_tracker_beside_the_log(vl, data, tmp_path):

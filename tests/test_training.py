@@ -8,10 +8,11 @@ from threading import Event
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from dvl_core import load_model
-from dvl_core.models.precision import fast_dtype
+from dvl_core.models.precision import fast_dtype, without_cudnn_attention
 from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.labels import HEADS, patch_heads
@@ -284,6 +285,31 @@ def test_a_stage_whose_loss_is_no_number_stops_and_keeps_what_was_saved(model, t
         run_stage(deepcopy(model), tokenizer, stage, Log(tmp_path / "log.jsonl"), tmp_path, bundle_of())
     entry = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
     assert entry["passed_over"] == 50 and entry["loss"] == 0
+
+
+def test_a_stage_trains_without_cudnns_attention(model, tokenizer, tmp_path):
+    """And gives it back afterwards, whatever happens: another library in this process may want it."""
+    seen = []
+    bundle = replace(bundle_of(), save=lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
+    stage = Stage("autoregressive", batch=1, length=336, minutes=9, samples=1)
+    run_stage(deepcopy(model), tokenizer, stage, Log(tmp_path / "log.jsonl"), tmp_path, bundle)
+    assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled()
+    with pytest.raises(KeyError), without_cudnn_attention():
+        raise KeyError
+    assert torch.backends.cuda.cudnn_sdp_enabled()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_gradients_of_low_scores_are_numbers_on_cuda():
+    """The length and the scores at which cuDNN's backward pass fails, in training rows of 192-pixel pictures too."""
+    length, width = 576, 32
+    query, key, value = torch.randn(3, 1, 1, length, width, device="cuda", dtype=torch.bfloat16)
+    query[..., 0], key[..., 0] = 1.0, -120 * width**0.5
+    query.requires_grad_()
+    mask = torch.ones(length, length, dtype=torch.bool, device="cuda").tril()[None, None]
+    with without_cudnn_attention():
+        F.scaled_dot_product_attention(query, key, value, attn_mask=mask).sum().backward()
+    assert query.grad.isfinite().all()
 
 
 def test_learning_rate_follows_the_clock():

@@ -1,6 +1,9 @@
-"""Which numbers a device multiplies fast, and which slowly."""
+"""Which numbers a device multiplies fast, which slowly, and which wrongly."""
 
 from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -24,3 +27,19 @@ def flush_denormals() -> None:
     attention takes most of a training step. Call it before the first tensor operation.
     """
     torch.set_flush_denormal(True)
+
+
+@contextmanager
+def without_cudnn_attention() -> Iterator[None]:
+    """Train inside this: PyTorch's attention leaves cuDNN's kernels to others, and has its own.
+
+    With a mask and a length of 64 more than a multiple of 128, cuDNN's backward pass gives queries a gradient that is
+    not a number as soon as all of a row's scores are far below zero (seen on H100; torch 2.11 and later choose it by
+    default). Also a decorator. Source: https://github.com/pytorch/pytorch/issues/196678.
+    """
+    before = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    try:
+        yield
+    finally:
+        torch.backends.cuda.enable_cudnn_sdp(before)

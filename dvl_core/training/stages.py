@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from ..models.loading import resolve_device
-from ..models.precision import fast_dtype
+from ..models.precision import fast_dtype, without_cudnn_attention
 from ..tinyworld.labels import CELLS, HEADS, patch_heads
 from .data import TASK_NAMES, StageData, add_tree_noise, loader
 from .optimizer import MuonAdamW
@@ -142,6 +142,7 @@ class Log:
         print(line, flush=True)
 
 
+@without_cudnn_attention()
 def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundle, hardware: Hardware = CPU,
               folder: str | None = None) -> int:
     """Train one stage in place, on the hardware's device, where the model stays.

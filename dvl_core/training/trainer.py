@@ -26,6 +26,7 @@ from PIL import Image
 
 from ..folders import make_folder
 from ..models.loading import load_model
+from ..models.precision import without_cudnn_attention
 from .checkpoints import check_same_run, latest, load_point, save_model, save_point, sharded
 from .config import TrainConfig, same_run
 from .ema import WeightAverage
@@ -148,6 +149,7 @@ class Trainer:
         if self.accelerator.is_main_process and self.update == 0:
             (self.folder / "run.json").write_text(json.dumps(same_run(plain(self.config)), indent=1))
 
+    @without_cudnn_attention()
     def _train(self) -> None:
         config, plan = self.config, self._plan()
         slots = SlotBatches(self.update, self.updates, config.batch, config.micro_batch,
