@@ -10,17 +10,22 @@ import io
 import os
 import re
 import struct
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageCms, ImageOps, UnidentifiedImageError
 
 # Formats are named so that a file can't reach the plugins that start other programs (EPS runs Ghostscript).
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "ICO", "PPM", "JPEG2000", "AVIF")
+# Nor are there icons (ICO): they are decoded while their header is read, before their size can be refused.
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000", "AVIF")
 READABLE = "PNG, JPEG, WebP, GIF, BMP or TIFF"
+_STRIP = 1 << 20  # pixels whose numbers are rescaled at a time
+_DECODING = threading.BoundedSemaphore(2)  # pictures decoded at a time, however many people send one
 
 
 class ImageError(ValueError):
@@ -32,7 +37,7 @@ class ImageLimits:
     """What is refused before it costs memory or time.
 
     Attributes:
-        max_pixels: width x height that is still decoded (64 million: 192 MB as RGB).
+        max_pixels: width x height that is still decoded (64 million: 256 MB as Pillow keeps RGB).
         max_aspect_ratio: longest side over shortest; Qwen's picture processor takes at most 200.
     """
 
@@ -84,7 +89,8 @@ def open_image(source: Any, limits: ImageLimits = ImageLimits()) -> Image.Image:
         return _upright_rgb(source)
     with _open_file(source) as image:
         limits.check(*image.size)
-        return _upright_rgb(image)
+        with _DECODING:
+            return _upright_rgb(image)
 
 
 def pad_to_square(
@@ -198,7 +204,7 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     except Exception as error:  # what a format's reader raises on missing bytes differs from format to format
         raise ImageError("The picture file is cut off or damaged: send it again.") from error
     try:
-        upright = ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image) if image.getexif().get(ExifTags.Base.Orientation, 1) != 1 else image
     except (OSError, ValueError, TypeError, KeyError, IndexError, SyntaxError, struct.error):
         # a broken EXIF block only costs its rotation
         upright = image
@@ -222,10 +228,20 @@ def _to_rgb(image: Image.Image) -> Image.Image:
             image, ImageCms.createProfile("LAB"), ImageCms.createProfile("sRGB"), outputMode="RGB"
         )
     if image.has_transparency_data:
-        rgba = (image.convert("LA") if image.mode == "La" else image).convert("RGBA")
-        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-        return Image.alpha_composite(white, rgba).convert("RGB")
+        return _on_white(image)
     return image.convert("RGB")
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    """A transparent picture on white, some rows at a time: of all of them four copies would be there at once."""
+    flat = Image.new("RGB", image.size)
+    rows = max(1, _STRIP // image.width)
+    for top in range(0, image.height, rows):
+        part = image.crop((0, top, image.width, min(top + rows, image.height)))
+        rgba = (part.convert("LA") if part.mode == "La" else part).convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        flat.paste(Image.alpha_composite(white, rgba).convert("RGB"), (0, top))
+    return flat
 
 
 def _cmyk_to_rgb(image: Image.Image) -> Image.Image:
@@ -258,7 +274,7 @@ def _from_array(array: np.ndarray, limits: ImageLimits) -> Image.Image:
 
 
 def _full_range(values: np.ndarray, top: int) -> np.ndarray:
-    return np.rint(values.astype(np.float64) * (255.0 / top)).astype(np.uint8)
+    return _rescaled(values, 0.0, 255.0 / top)
 
 
 def _to_8_bit(values: np.ndarray) -> np.ndarray:
@@ -268,11 +284,31 @@ def _to_8_bit(values: np.ndarray) -> np.ndarray:
     larger values the lowest becomes black and the highest white. What is not a number becomes black.
     """
     is_float = values.dtype.kind == "f"
-    values = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=np.finfo(np.float32).max, neginf=0.0)
-    low, high = values.min(), values.max()
+    ends = [(strip.min(), strip.max()) for _, strip in _strips(values)]
+    low, high = min(least for least, _ in ends), max(most for _, most in ends)
     if low >= 0:
         for top in (1, 255, 65535) if is_float else (255, 65535):
             if high <= top:
                 return _full_range(values, top)
     spread = high - low
-    return np.rint((values - low) * (255.0 / spread if spread else 0.0)).astype(np.uint8)
+    return _rescaled(values, low, 255.0 / spread if spread else 0.0)
+
+
+def _rescaled(values: np.ndarray, low: float, factor: float) -> np.ndarray:
+    """(values - low) * factor, rounded to uint8."""
+    scaled = np.empty(values.size, np.uint8)
+    for where, strip in _strips(values):
+        scaled[where] = np.rint((strip - low) * factor)
+    return scaled.reshape(values.shape)
+
+
+def _strips(values: np.ndarray) -> Iterator[tuple[slice, np.ndarray]]:
+    """The numbers as float64, a stretch at a time: all of them at once would take eight times a picture's memory.
+
+    What is not a number is 0, as is minus infinity.
+    """
+    given = values.reshape(-1)
+    for start in range(0, len(given), _STRIP):
+        where = slice(start, start + _STRIP)
+        most = np.finfo(np.float32).max
+        yield where, np.nan_to_num(given[where].astype(np.float64), nan=0.0, posinf=most, neginf=0.0)
