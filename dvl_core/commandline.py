@@ -17,6 +17,7 @@ from .decoding.strategies import STRATEGIES, STRATEGY_PARAMETERS
 from .engine import Engine, EngineError, Limits
 from .machine import machine
 from .models.loading import load_model
+from .processing.conversation import as_characters
 from .turns import FairLock
 
 _HELP = {
@@ -95,8 +96,10 @@ def check_file(option: str, path: Path | None) -> None:
 def write_measured(arguments: argparse.Namespace, engine: Engine, measured: dict[str, Any]) -> None:
     """What was measured into the file `--out`, if one was asked for, with machine, model and question before it."""
     if arguments.out:
-        about = {"machine": machine(engine.model.device), "model": engine.name, "question": arguments.prompt}
-        arguments.out.write_text(json.dumps(about | measured, ensure_ascii=False) + "\n", encoding="utf-8")
+        asked = as_characters(arguments.prompt)
+        about = {"machine": machine(engine.model.device), "model": engine.name, "question": asked}
+        text = json.dumps(about | measured, ensure_ascii=False) + "\n"
+        arguments.out.write_bytes(text.encode("utf-8"))
 
 
 def run_command(work: Callable[[], None]) -> int:

@@ -81,7 +81,7 @@ class Desk:
         config = self.engine.config(**settings)
         try:
             wanted = {int(position): None if token is None else int(token) for position, token in changes}
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise EngineError("A change is a position and the id of a token, or nothing to mask it again.") from error
         size = self.engine.model.get_input_embeddings().weight.shape[0]
         if any(token is not None and not 0 <= token < size for token in wanted.values()):

@@ -21,8 +21,9 @@ from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
 from .decoding.prefix import PrefixCache
 from .models.loading import Outline
 from .processing import ConversationError, ImageError, ImageLimits, open_image
-from .recorder import TraceRecorder, message_parts, picture_records
-from .trace import DenoisingTrace, TraceStep
+from .processing.conversation import Turn, parse_messages
+from .recorder import TraceRecorder, picture_records
+from .trace import DenoisingTrace, TraceImage, TraceStep
 from .turns import FairLock, Line, LineFull
 
 _log = logging.getLogger(__name__)
@@ -153,6 +154,7 @@ class Engine:
                 engine.model = outline.load()
                 engine._loaded.set_result(None)
             except Exception as error:  # whoever waits for the model hears of it
+                _log.exception("The model could not be loaded.")
                 engine._loaded.set_exception(error)
 
         threading.Thread(target=load, name="load").start()  # no daemon: torch aborts a process that ends in it
@@ -195,8 +197,9 @@ class Engine:
         unknown = sorted(set(settings) - DecodingConfig.names())
         if unknown:
             raise EngineError(f"There is no setting called {unknown[0]!r}.", "settings")
+        settings.setdefault("max_new_tokens", self.default_settings()["max_new_tokens"])
         try:
-            config = DecodingConfig(**(self.default_settings() | settings))
+            config = self.model.default_config(**settings)
         except ValueError as error:
             raise EngineError(str(error), "settings") from error
         if config.max_new_tokens > self.limits.max_new_tokens:
@@ -248,17 +251,17 @@ class Engine:
         except ValueError as error:
             raise EngineError(str(error), "settings") from error
         length = len(canvas.tokens) if canvas is not None else config.max_new_tokens
-        messages, inputs = self._prepare(messages, length)
         try:
             ticket = self._line.join()
         except LineFull as error:
             raise EngineError(str(error), "queue") from error
         try:
+            said, pictures, inputs = self._prepare(messages, length)
             while before := self._line.wait(ticket, _HEARTBEAT):
                 yield Waiting(before)
             yield from self._await_model()
             with self.turn if alone else nullcontext():
-                yield from self._run(messages, inputs, config, observe, canvas, begun, alone)
+                yield from self._run(said, pictures, inputs, config, observe, canvas, begun, alone)
         finally:
             self._line.leave(ticket)
 
@@ -269,10 +272,11 @@ class Engine:
             trace = getattr(event, "trace", trace)
         return trace
 
-    def _prepare(self, messages, length: int) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-        """The conversation with its pictures opened, and model inputs on the CPU; refused where they are too large.
+    def _prepare(self, messages, length: int) -> tuple[list[dict[str, str]], list[TraceImage], dict[str, Any]]:
+        """The conversation's texts, what a trace keeps of its pictures, and model inputs on the CPU.
 
-        `length` answer tokens have to find room behind them.
+        Refused where they are too large: `length` answer tokens have to find room behind them. The pictures themselves
+        are not held on to: a run may wait for long.
         """
         longest = self.limits.max_prompt_tokens
         positions = getattr(self.model.config.get_text_config(), "max_position_embeddings", None)
@@ -282,20 +286,22 @@ class Engine:
             raise EngineError(
                 f"An answer of {length} tokens leaves no room for a question; ask for less.", "settings"
             )
-        characters = sum(len(text) for text in _texts(messages))
-        if characters > longest * _CHARACTERS_PER_TOKEN:
-            raise EngineError(
-                f"The conversation is {characters:,} characters long, far beyond the {longest:,} tokens this model "
-                "can read: shorten it, or start a new conversation.",
-                "question",
-            )
         try:
-            opened = [_with_pictures(message, self.processor.image_limits) for message in messages]
-            return opened, dict(self.processor.apply_chat_template(opened, max_length=longest))
+            turns = parse_messages(messages)
+            characters = sum(len(turn.text) for turn in turns)
+            if characters > longest * _CHARACTERS_PER_TOKEN:
+                raise ConversationError(
+                    f"The conversation is {characters:,} characters long, far beyond the {longest:,} tokens this "
+                    "model can read: shorten it, or start a new conversation."
+                )
+            opened = [_opened(turn, self.processor.image_limits) for turn in turns]
+            inputs = dict(self.processor.apply_chat_template(opened, max_length=longest))
         except ImageError as error:
             raise EngineError(str(error), "picture") from error
         except ConversationError as error:
             raise EngineError(str(error), "question") from error
+        said = [{"role": turn.role, "content": turn.text} for turn in turns]
+        return said, picture_records(self.processor, opened, inputs), inputs
 
     def _await_model(self) -> Iterator[Event]:
         while not self._loaded.done():
@@ -343,23 +349,24 @@ class Engine:
             canvas = replace(canvas, template=template.template, fills=template.fills)
         yield from self.stream(messages, config, observe, canvas, begun)
 
-    def _run(self, messages, inputs, config: DecodingConfig, observe, canvas, begun, alone: bool) -> Iterator[Event]:
+    def _run(
+        self, said, pictures, inputs, config: DecodingConfig, observe, canvas, begun, alone: bool
+    ) -> Iterator[Event]:
         recorder = TraceRecorder(
             self.model,
             self.processor,
             config,
-            messages,
-            images=picture_records(self.processor, messages, inputs),
+            said,
+            images=pictures,
             prompt_tokens=inputs["input_ids"].shape[1],
             name=self.name,
             canvas=canvas,
             begun=begun,
         )
-        trace = recorder.trace
-        yield Started(trace)
+        trace, whole = recorder.trace, False
         steps = self._compute(inputs, config, observe, canvas, alone)
-        whole = False
         try:
+            yield Started(trace)
             while (step := self._next(steps)) is not None:
                 recorded = recorder.add(step)
                 yield Stepped(len(trace.steps), recorded, recorder.new_vocabulary(), trace)
@@ -411,14 +418,7 @@ def _on_cpu(step: DenoisingStep) -> DenoisingStep:
     return replace(step, **moved)
 
 
-def _texts(messages: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-    for message in messages:
-        yield from (str(part.get("text", "")) for part in message_parts(message))
-
-
-def _with_pictures(message: Mapping[str, Any], limits: ImageLimits) -> dict[str, Any]:
-    parts = [
-        {"type": "image", "image": open_image(part["image"], limits)} if part.get("type") == "image" else part
-        for part in message_parts(message)
-    ]
-    return {**message, "content": parts}
+def _opened(turn: Turn, limits: ImageLimits) -> dict[str, Any]:
+    """The turn as a message again, its pictures read."""
+    pictures = [{"type": "image", "image": open_image(picture, limits)} for picture in turn.pictures]
+    return {"role": turn.role, "content": [*pictures, {"type": "text", "text": turn.text}]}

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import io
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 from PIL import Image
@@ -13,6 +14,7 @@ from PIL import Image
 from .decoding.canvas import Canvas
 from .decoding.config import DecodingConfig
 from .decoding.step import DenoisingStep
+from .processing.conversation import as_characters
 from .trace import DenoisingTrace, TraceImage, TraceStep
 
 _DIGITS = 5
@@ -185,12 +187,11 @@ def message_parts(message: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [{"type": "text", "text": content}] if isinstance(content, str) else list(content)
 
 
-def plain_message(message: dict[str, Any]) -> dict[str, str]:
-    """Role and text of a chat message, pictures left out."""
-    content = message["content"]
-    if not isinstance(content, str):
-        content = "\n".join(part["text"] for part in content if part.get("type") == "text")
-    return {"role": message["role"], "text": content}
+def plain_message(message: Mapping[str, Any]) -> dict[str, str]:
+    """Role and text of a chat message, pictures left out; half of a surrogate pair, which no file can hold, is a
+    question mark."""
+    text = "\n".join(part["text"] for part in message_parts(message) if part.get("type") == "text")
+    return {"role": message["role"], "text": as_characters(text)}
 
 
 def token_bytes(tokenizer, token: int) -> bytes:
@@ -204,17 +205,12 @@ def token_bytes(tokenizer, token: int) -> bytes:
     return tokenizer.decode([token]).encode()
 
 
+@cache
 def _byte_table() -> dict[str, int]:
     """Character -> byte of byte-level tokenizers: printable bytes stand for themselves (GPT-2's `bytes_to_unicode`)."""
-    if not _TABLE:
-        printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-        _TABLE.update({chr(byte): byte for byte in printable})
-        hidden = (byte for byte in range(256) if byte not in set(printable))
-        _TABLE.update({chr(256 + i): byte for i, byte in enumerate(hidden)})
-    return _TABLE
-
-
-_TABLE: dict[str, int] = {}
+    printable = [*range(ord("!"), ord("~") + 1), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    hidden = (byte for byte in range(256) if byte not in set(printable))
+    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
 
 
 def _probability(value: float) -> float:

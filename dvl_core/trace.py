@@ -305,7 +305,7 @@ class DenoisingTrace:
     def save(self, path: str | Path) -> None:
         """Write the trace to `path` as compact JSON."""
         text = json.dumps(self.to_json(), ensure_ascii=False, separators=(",", ":"))
-        Path(path).write_text(text, encoding="utf-8")
+        Path(path).write_bytes(text.encode("utf-8"))  # encoded before the file is opened, which empties it
 
     @classmethod
     def load(cls, path: str | Path) -> DenoisingTrace:

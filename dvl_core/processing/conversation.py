@@ -159,9 +159,9 @@ class SafeEncoder:
         return self  # a processor is deep-copied to be described; its vocabulary need not be
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of plain text; what spells a control token is encoded as the characters it is made of, and half of a
-        surrogate pair, which is no character, as a question mark."""
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        """Ids of plain text (`as_characters`); what spells a control token is encoded as the characters it is made
+        of."""
+        text = as_characters(text)
         ids = self._encode(text)
         if self._forbidden.isdisjoint(ids):
             return ids
@@ -209,6 +209,11 @@ class SafeEncoder:
             ids += new
             answer += [int(piece.answer)] * len(new)
         return ids, answer
+
+
+def as_characters(text: str) -> str:
+    """The text with a question mark for half of a surrogate pair, which is no character and can't be written."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def split_rendered(text: str, controls: Sequence[str], pictures: Sequence[str] = (PICTURE,)) -> list[Piece]:
