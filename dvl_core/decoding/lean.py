@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
+from threading import Lock, RLock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -26,6 +27,8 @@ NARROW = 256  # queries for which a mask is smaller than the keys
 _ATTENTION = "dvl_lean_sdpa"
 _EPSILON = "variance_epsilon"  # what norms that multiply by their weight as it is call it; Gemma's add 1 to theirs
 _HELD: WeakKeyDictionary[nn.Module, tuple[tuple, LeanPass]] = WeakKeyDictionary()
+_PASSES: WeakKeyDictionary[nn.Module, RLock] = WeakKeyDictionary()
+_MAKING = Lock()  # of an entry of `_PASSES`
 
 
 class LeanPass:
@@ -48,30 +51,40 @@ class LeanPass:
     @contextmanager
     def engaged(self, model) -> Iterator[None]:
         """For the pass inside."""
-        for module, way in self.ways:
-            module["forward"] = way
-        try:
-            with own_attention(model):
+        with own_attention(model):
+            for module, way in self.ways:
+                module["forward"] = way
+            try:
                 yield
-        finally:
-            for module, _ in self.ways:
-                del module["forward"]
+            finally:
+                for module, _ in self.ways:
+                    del module["forward"]
+
+
+def one_pass(model) -> RLock:
+    """Held by whoever changes a model for a pass, or looks at what is changed: other threads wait for its end."""
+    with _MAKING:
+        return _PASSES.setdefault(model, RLock())
 
 
 @contextmanager
 def own_attention(model) -> Iterator[None]:
     """The decoder's attention is `attend`, and tells a probe, for the pass inside."""
     config = model.decoder.config
-    before, config._attn_implementation = config._attn_implementation, _ATTENTION
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
+    with one_pass(model):
+        before, config._attn_implementation = config._attn_implementation, _ATTENTION
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
 
 @contextmanager
 def fused_norms(model) -> Iterator[None]:
-    """Each RMS norm of the decoder is one kernel, where the stock module takes eight, for the pass inside."""
+    """Each RMS norm of the decoder is one kernel, where the stock module takes eight, for the pass inside.
+
+    Inside `own_attention`, which keeps other threads out.
+    """
     norms = [m for m in model.decoder.modules() if type(m).__name__.endswith("RMSNorm") and hasattr(m, _EPSILON)]
     norms = [norm for norm in norms if norm.weight.dtype == model.dtype]
     try:
@@ -106,12 +119,13 @@ def lean_pass(model) -> LeanPass:
     """The lean pass of a model. It lives as long as the model, and is made anew after weights have changed."""
     if torch.is_autocast_enabled("cpu"):  # inputs will be in another dtype than the weights
         return LeanPass(model, ordered=False)
-    state = _state(model)
-    held = _HELD.get(model)
-    if held is None or held[0] != state:
-        with torch.no_grad():
-            held = _HELD[model] = (state, LeanPass(model))
-    return held[1]
+    with one_pass(model):
+        state = _state(model)
+        held = _HELD.get(model)
+        if held is None or held[0] != state:
+            with torch.no_grad():
+                held = _HELD[model] = (state, LeanPass(model))
+        return held[1]
 
 
 def _state(model) -> tuple:

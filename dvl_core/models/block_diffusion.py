@@ -105,7 +105,7 @@ class BlockDiffusionMixin:
             mask = torch.ones(1, 1, queries, keys, dtype=torch.bool, device=inputs_embeds.device)
         if mask is None:
             kwargs["is_causal"] = False
-        elif self.config._attn_implementation == "eager":
+        elif self.decoder.config._attn_implementation == "eager":
             # The stock eager function adds its mask to the scores.
             dtype = inputs_embeds.dtype
             mask = torch.zeros_like(mask, dtype=dtype).masked_fill(~mask, torch.finfo(dtype).min)
