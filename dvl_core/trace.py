@@ -8,21 +8,17 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field, fields
 from itertools import accumulate, islice, pairwise, takewhile
 from pathlib import Path
 from typing import Any
 
+from .trace_checks import TraceError, check_header, check_image, check_step
+
 FORMAT = "diffusionvl-trace"
 VERSION = 2  # 2 added branches: `changes` and `parent`
 READABLE = (1, 2)
-FINISH_REASONS = ("eos", "length", "stopped")
-
-
-class TraceError(ValueError):
-    """A trace that can't be read; the message says which field is wrong and what was expected."""
 
 
 @dataclass
@@ -252,7 +248,7 @@ class DenoisingTrace:
     @property
     def tokens_per_forward(self) -> float:
         """Denoised answer tokens per denoising forward."""
-        return self.denoised / self.passes if self.steps else 0.0
+        return self.denoised / self.passes if self.passes else 0.0
 
     @property
     def tokens_per_second(self) -> float:
@@ -284,16 +280,16 @@ class DenoisingTrace:
         if data.get("version") not in READABLE:
             readable = " and ".join(map(str, READABLE))
             raise TraceError(f"Trace version {data.get('version')!r} can't be read; this program reads {readable}.")
-        _check_header(data)
+        check_header(data)
         trace = cls(
             model=data["model"],
             settings=data["settings"],
             prompt=data["prompt"],
             length=data["length"],
-            images=[_build(TraceImage, image, f"images[{i}]") for i, image in enumerate(data.get("images", []))],
+            images=[_read_image(image, f"images[{i}]") for i, image in enumerate(data.get("images", []))],
             vocabulary=decode_vocabulary(data.get("vocabulary", {})),
             given=data.get("given", []),
-            steps=[_read_step(step, i, data["length"]) for i, step in enumerate(data.get("steps", []))],
+            steps=[_read_step(step, f"steps[{i}]", data["length"]) for i, step in enumerate(data.get("steps", []))],
             changes=data.get("changes", []),
             parent=data.get("parent"),
             prefill_milliseconds=float(data.get("prefill_milliseconds", 0.0)),
@@ -312,7 +308,7 @@ class DenoisingTrace:
         """Read a trace file. Raises `TraceError` when it is not one."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
-        except (UnicodeDecodeError, json.JSONDecodeError) as error:
+        except (ValueError, RecursionError) as error:  # of text, numbers or nesting that no trace has
             raise TraceError(f"{Path(path).name} is not a trace: it is not valid JSON ({error}).") from error
         return cls.from_json(data)
 
@@ -339,57 +335,6 @@ def decode_vocabulary(data: Any) -> dict[int, bytes]:
         raise TraceError(f"vocabulary: expected id -> text or {{'hex': bytes}} ({error}).") from error
 
 
-def _check_header(data: dict[str, Any]) -> None:
-    for name, kind in (("model", dict), ("settings", dict), ("prompt", dict), ("length", int)):
-        if not isinstance(data.get(name), kind) or isinstance(data.get(name), bool):
-            raise TraceError(f"{name}: expected {kind.__name__}, got {type(data.get(name)).__name__}.")
-    if not 0 < data["length"] <= 1_000_000:
-        raise TraceError(f"length: expected 1 to 1,000,000 answer positions, got {data['length']}.")
-    for name in ("images", "steps", "given", "changes"):
-        if not isinstance(data.get(name, []), list):
-            raise TraceError(f"{name}: expected a list, got {type(data[name]).__name__}.")
-    _check_number(data.get("prefill_milliseconds", 0.0), "prefill_milliseconds")
-    stops = data["model"].get("eos_token_ids", [])
-    if not isinstance(stops, list) or not all(_is_count(token) for token in stops):
-        raise TraceError(f"model.eos_token_ids: expected a list of ids, got {stops!r}.")
-    messages = data["prompt"].get("messages", [])
-    if not isinstance(messages, list) or not all(
-        isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("text"), str) for m in messages
-    ):
-        raise TraceError("prompt.messages: expected a list of {role, text}.")
-    if data.get("finish_reason") not in (None, *FINISH_REASONS):
-        raise TraceError(f"finish_reason: expected one of {', '.join(FINISH_REASONS)}, got {data['finish_reason']!r}.")
-    for i, pair in enumerate(data.get("given", [])):
-        if not (isinstance(pair, list) and len(pair) == 2 and all(_is_count(v) for v in pair)):
-            raise TraceError(f"given[{i}]: expected [position, id], got {pair!r}.")
-        if pair[0] >= data["length"]:
-            raise TraceError(f"given[{i}]: position {pair[0]} lies outside the {data['length']} answer positions.")
-    for i, change in enumerate(data.get("changes", [])):
-        whole = isinstance(change, list) and len(change) == 3 and all(_is_count(v) for v in change[:2])
-        if not whole or not (change[2] is None or _is_count(change[2])) or change[1] >= data["length"]:
-            raise TraceError(f"changes[{i}]: expected [step, position, id or null] inside the answer, got {change!r}.")
-    _check_parent(data.get("parent"))
-
-
-def _check_parent(parent: Any, where: str = "parent") -> None:
-    if parent is None:
-        return
-    if not isinstance(parent, dict) or not isinstance(parent.get("run"), str) or not _is_count(parent.get("step")):
-        raise TraceError(f"{where}: expected {{run, step, settings, parent}}.")
-    if not isinstance(parent.get("settings"), dict):
-        raise TraceError(f"{where}.settings: expected an object of settings.")
-    _check_parent(parent.get("parent"), where + ".parent")
-
-
-def _check_number(value: Any, where: str) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value < 0:
-        raise TraceError(f"{where}: expected a number of 0 or more, got {value!r}.")
-
-
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
 def _build(cls: type, data: Any, where: str) -> Any:
     try:
         return cls(**data)
@@ -397,33 +342,15 @@ def _build(cls: type, data: Any, where: str) -> Any:
         raise TraceError(f"{where}: {str(error).replace('__init__() ', '')}.") from error
 
 
-def _read_step(data: Any, index: int, length: int) -> TraceStep:
-    """A validated step: ids and positions are counts, lists run parallel, probabilities are in [0, 1]."""
-    where = f"steps[{index}]"
+def _read_image(data: Any, where: str) -> TraceImage:
+    image = _build(TraceImage, data, where)
+    check_image(image, where)
+    return image
+
+
+def _read_step(data: Any, where: str, length: int) -> TraceStep:
     step = _build(TraceStep, data, where)
-    for name in ("span", "masked", "proposals", "revealed"):
-        values = getattr(step, name)
-        if not isinstance(values, list) or not all(_is_count(v) for v in values):
-            raise TraceError(f"{where}.{name}: expected a list of whole numbers of 0 or more.")
-    if any(position >= length for position in step.masked):
-        raise TraceError(f"{where}.masked: a position lies outside the {length} answer positions.")
-    if not set(step.revealed) <= set(step.masked):
-        raise TraceError(f"{where}.revealed: a position was not masked before the step.")
-    for name in ("proposals", "confidences", "candidates", "entropies"):
-        values = getattr(step, name)
-        if values is not None and (not isinstance(values, list) or len(values) != len(step.masked)):
-            raise TraceError(f"{where}.{name}: expected one entry for each of the {len(step.masked)} masked positions.")
-    for value in step.confidences:
-        if not isinstance(value, (int, float)) or not math.isfinite(value) or not 0 <= value <= 1:
-            raise TraceError(f"{where}.confidences: {value!r} is not a probability between 0 and 1.")
-    _check_number(step.milliseconds, f"{where}.milliseconds")
-    for name in ("block", "step", "forwards"):
-        if not _is_count(getattr(step, name)):
-            raise TraceError(f"{where}.{name}: expected a whole number of 0 or more, got {getattr(step, name)!r}.")
-    if step.known is not None and not _is_count(step.known):
-        raise TraceError(f"{where}.known: expected a whole number of 0 or more, got {step.known!r}.")
-    if len(step.span) != 2:
-        raise TraceError(f"{where}.span: expected [start, end].")
+    check_step(step, where, length)
     return step
 
 

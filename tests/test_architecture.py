@@ -1,6 +1,7 @@
 """Who may import whom, read from the syntax tree."""
 
 import ast
+import sys
 from pathlib import Path
 
 import pytest
@@ -45,10 +46,12 @@ def test_drawing_reads_the_trace_and_nothing_else_of_the_core(path):
     assert all(name == "dvl_core.trace" or name.startswith("dvl_core.trace.") for name in core)
 
 
-def test_the_trace_needs_the_standard_library_only():
-    import sys
-
-    assert roots(ROOT / "dvl_core" / "trace.py") <= set(sys.stdlib_module_names)
+@pytest.mark.parametrize("name", ["trace", "trace_checks"])
+def test_the_trace_needs_the_standard_library_only(name):
+    path = ROOT / "dvl_core" / f"{name}.py"
+    assert roots(path) <= {*sys.stdlib_module_names, "dvl_core"}
+    own = {name for name in imports(path) if name.startswith("dvl_core")}
+    assert all(name.startswith(("dvl_core.trace", "dvl_core.trace_checks")) for name in own)
 
 
 def test_nothing_imports_the_page():

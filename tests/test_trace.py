@@ -127,13 +127,16 @@ def test_what_a_template_gave_was_not_denoised():
     assert trace.denoised == len(trace.answer_ids()) - 1
 
 
+IMAGE = {"width": 2, "height": 2, "grid": [1, 1], "box": [0, 0, 2, 2]}
+
+
 def broken(**changes):
     data = json.loads(json.dumps(made_up_trace().to_json()))
     for path, value in changes.items():
-        *where, last = path.split("__")
+        *where, last = (int(key) if key.isdigit() else key for key in path.split("__"))
         target = data
         for key in where:
-            target = target[int(key) if key.isdigit() else key]
+            target = target[key]
         if value is KeyError:
             del target[last]
         else:
@@ -168,6 +171,17 @@ def broken(**changes):
         (broken(prompt__messages=3), "prompt.messages: expected a list"),
         (broken(steps__0__milliseconds="1"), r"steps\[0\].milliseconds"),
         (broken(steps__0__forwards=None), r"steps\[0\].forwards"),
+        (broken(steps__0__confidences=None), r"steps\[0\].confidences"),
+        (broken(steps__0__confidences__0=float("nan")), r"steps\[0\].confidences"),
+        (broken(steps__0__milliseconds=10**400), r"steps\[0\].milliseconds: .* got 1000"),
+        (broken(steps__0__span=[9, 3]), r"steps\[0\].span"),
+        (broken(steps__0__candidates=[5] * 8), r"steps\[0\].candidates"),
+        (broken(steps__0__entropies=["x"] * 8), r"steps\[0\].entropies"),
+        (broken(steps__0__attention={"3": "boo"}), r"steps\[0\].attention\[3\]"),
+        (broken(prompt__num_tokens="abc"), "prompt.num_tokens"),
+        (broken(images=[IMAGE | {"grid": None}]), r"images\[0\].grid"),
+        (broken(images=[IMAGE | {"box": [0, 0, 1]}]), r"images\[0\].box"),
+        (broken(images=[IMAGE | {"data": 5}]), r"images\[0\]"),
     ],
 )
 def test_what_is_not_a_trace_is_refused_by_field(data, says):
@@ -177,10 +191,27 @@ def test_what_is_not_a_trace_is_refused_by_field(data, says):
 
 def test_a_file_that_is_not_json_is_refused(tmp_path):
     file = tmp_path / "trace.json"
-    for content in (b"", b"{", b"\xff\xfe\x00"):
+    for content in (b"", b"{", b"\xff\xfe\x00", b"[" * 100_000, b"9" * 5000):
         file.write_bytes(content)
         with pytest.raises(TraceError, match="trace.json is not a trace"):
             DenoisingTrace.load(file)
+
+
+def test_what_can_not_be_written_leaves_the_file_as_it_was(tmp_path):
+    file, trace = tmp_path / "trace.json", made_up_trace()
+    trace.save(file)
+    before = file.read_bytes()
+    trace.model["name"] = "\udcff"
+    with pytest.raises(UnicodeEncodeError):
+        trace.save(file)
+    assert file.read_bytes() == before
+
+
+def test_a_run_without_passes_has_no_speed():
+    trace = made_up_trace()
+    for step in trace.steps:
+        step.forwards = 0
+    assert trace.passes == 0 and trace.tokens_per_forward == 0
 
 
 def test_a_trace_is_read_without_torch(tmp_path):

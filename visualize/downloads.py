@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import base64
-
 from dvl_core.trace import DenoisingTrace
 from visualize.export import FORMATS, format_of
+from visualize.export.pictures import bitmap_of
 from visualize.heatmap import CannotDraw
 
 Answer = tuple[int, str, bytes]  # HTTP status, media type, body
@@ -36,9 +35,10 @@ def download(trace: DenoisingTrace | None, file: str, mode: str = "light") -> An
 
 def _picture(trace: DenoisingTrace, number: str) -> Answer:
     data = trace.images[int(number)].data if number.isdecimal() and int(number) < len(trace.images) else None
-    if not data:
+    bitmap = bitmap_of(data)
+    if bitmap is None:
         return _refused(404, "There is no such picture.")
-    return 200, "image/jpeg", base64.b64decode(data.split(",", 1)[1])
+    return 200, *bitmap
 
 
 def _refused(status: int, sentence: str) -> Answer:

@@ -20,6 +20,17 @@ def safe_uri(data: object) -> str | None:
     return data if isinstance(data, str) and _URI.fullmatch(data) else None
 
 
+def bitmap_of(data: object) -> tuple[str, bytes] | None:
+    """Media type and bytes of such a URI; None of anything else."""
+    if safe_uri(data) is None:
+        return None
+    kind, encoded = _URI.fullmatch(data).groups()
+    try:
+        return f"image/{kind}", base64.b64decode(encoded)
+    except binascii.Error:
+        return None
+
+
 def picture_uris(trace: DenoisingTrace) -> list[str]:
     """The conversation's pictures, each once: one that the model saw in tiles is listed there tile by tile."""
     return list(dict.fromkeys(uri for image in trace.images if (uri := safe_uri(image.data))))
@@ -31,12 +42,15 @@ def open_pictures(trace: DenoisingTrace) -> list[Image.Image]:
 
 
 def _open(uri: str) -> Image.Image | None:
+    bitmap = bitmap_of(uri)
+    if bitmap is None:
+        return None
     try:
-        picture = Image.open(io.BytesIO(base64.b64decode(_URI.fullmatch(uri)[2])))
+        picture = Image.open(io.BytesIO(bitmap[1]))
         if picture.width * picture.height > LARGEST:
             return None
         flat = Image.new("RGB", picture.size, "white")
         flat.paste(picture.convert("RGB"), mask=picture.convert("RGBA").getchannel("A"))
         return flat
-    except (OSError, ValueError, SyntaxError, binascii.Error, Image.DecompressionBombError):
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         return None
