@@ -19,6 +19,7 @@ import torch
 
 from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
 from .decoding.prefix import PrefixCache
+from .models.checkpoint import CheckpointError
 from .models.loading import Outline
 from .processing import ConversationError, ImageError, ImageLimits, open_image
 from .processing.conversation import Turn, parse_messages
@@ -154,7 +155,7 @@ class Engine:
                 engine.model = outline.load()
                 engine._loaded.set_result(None)
             except Exception as error:  # whoever waits for the model hears of it
-                _log.exception("The model could not be loaded.")
+                _log.error("The model could not be loaded: %s", error, exc_info=not isinstance(error, CheckpointError))
                 engine._loaded.set_exception(error)
 
         threading.Thread(target=load, name="load").start()  # no daemon: torch aborts a process that ends in it

@@ -45,10 +45,12 @@ class Sessions:
 
     Args:
         capacity: runs that are kept.
+        memory: bytes, roughly, that their traces may take together; attention over a large picture takes most. The
+            newest runs of those who are here stay in any case.
     """
 
-    def __init__(self, capacity: int = 128):
-        self.capacity = capacity
+    def __init__(self, capacity: int = 128, memory: int = 2**30):
+        self.capacity, self.memory = capacity, memory
         self._runs: OrderedDict[str, Run] = OrderedDict()
         self._current: dict[str, Run] = {}
         self._recorded: dict[str, Run] = {}
@@ -73,6 +75,12 @@ class Sessions:
             self._runs[run.id] = run
             while len(self._runs) > self.capacity:
                 self._runs.popitem(last=False)
+            sizes = {id: rough_bytes(kept.trace) for id, kept in self._runs.items() if kept.trace is not None}
+            held, here = sum(sizes.values()), {run.id, *(current.id for current in self._current.values())}
+            for id, size in sizes.items():  # the oldest first
+                if held > self.memory and id not in here:
+                    del self._runs[id]
+                    held -= size
         return run
 
     def keep(self, id: str, trace: DenoisingTrace, asked: list[dict[str, Any]] | None = None) -> None:
@@ -103,6 +111,16 @@ class Sessions:
         self.stop(visitor)
         with self._lock:
             self._current.pop(visitor, None)
+
+
+def rough_bytes(trace: DenoisingTrace) -> int:
+    """What a trace takes in memory, within a factor of two: its pictures' copies and its steps' numbers."""
+    numbers = 0
+    for step in trace.steps:
+        numbers += len(step.masked) * (4 + 3 * len(step.candidates[0] if step.candidates else ()))
+        for rows in (step.attention or {}).values():
+            numbers += sum(map(len, rows))
+    return 32 * numbers + sum(len(image.data or "") for image in trace.images)
 
 
 def as_message(turn: dict[str, Any]) -> dict[str, Any]:

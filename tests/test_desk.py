@@ -113,6 +113,7 @@ TEXT = {"role": "user", "text": "x"}
         (lambda d, run: d.branch(VISITOR, run.id, 99, [], {}), "settings", "step must be"),
         (lambda d, run: d.branch(VISITOR, run.id, 1, [[0, 10**9]], {}), "model", "id lies between"),
         (lambda d, run: d.branch(VISITOR, run.id, 1, [["a", 1]], {}), "model", "A change is"),
+        (lambda d, run: d.branch(VISITOR, run.id, 1, [[float("inf"), 1]], {}), "model", "A change is"),
         (lambda d, run: d.occlude(VISITOR, run.id, [0.9, 0, 0.1, 1]), "picture", "region must be"),
         (lambda d, run: d.ask(VISITOR, TEXT, [], {}, template="none"), "template", "no hole"),
         (lambda d, run: d.ask(VISITOR, TEXT, [], {}, template="__9__ " * 9), "template", "long"),

@@ -6,7 +6,6 @@ import time
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +18,7 @@ from dvl_core.engine import Engine, EngineError, Finished, Limits, Loading, Star
 from dvl_core.models.checkpoint import CheckpointError
 from dvl_core.models.loading import outline_model
 from dvl_core.serving import limits_of, parse_options
-from dvl_core.sessions import Sessions, as_message, shown_copy
+from dvl_core.sessions import as_message, shown_copy
 from dvl_core.trace import DenoisingTrace
 from dvl_core.turns import FairLock, Line
 
@@ -112,6 +111,13 @@ def test_closing_stops_after_the_current_step_and_keeps_what_was_there(engine):
     assert record(engine, ask(), max_new_tokens=4).steps  # and the next run goes ahead
 
 
+def test_a_run_that_is_stopped_as_it_starts_says_so(engine):
+    events = engine.stream(ask(), engine.config(max_new_tokens=8))
+    trace = next(events).trace
+    events.close()
+    assert trace.finish_reason == "stopped" and len(engine._line) == 0
+
+
 def test_a_run_that_fails_gives_one_sentence_and_its_place_back(engine, monkeypatch):
     def broken(*_):
         yield from ()
@@ -173,6 +179,17 @@ def test_later_visitors_wait_and_too_many_are_told(engine):
         assert caught.value.about == "queue"
         two.close()
         assert isinstance(next(three), Started)
+
+
+def test_a_full_line_refuses_before_it_reads_a_picture(loaded, monkeypatch):
+    engine = Engine(*loaded, Limits(open_runs=1, waiting_runs=0))
+    first = engine.stream(ask(), engine.config(max_new_tokens=8))
+    next(first)
+    monkeypatch.setattr("dvl_core.engine.open_image", None)
+    with pytest.raises(EngineError) as caught:
+        next(engine.stream(ask(), engine.config(max_new_tokens=8)))
+    assert caught.value.about == "queue"
+    first.close()
 
 
 def test_a_waiting_visitor_can_leave(engine):
@@ -300,6 +317,19 @@ def test_pictures_that_cannot_be_are_refused(engine, tmp_path):
             assert caught.value.about == "picture" and len(str(caught.value)) > 20, words
 
 
+def test_messages_are_what_the_processor_takes(engine, tmp_path):
+    file = str(tmp_path / "red.png")
+    Image.new("RGB", (96, 96), "red").save(file)
+    text = {"type": "text", "text": "What is in the picture?"}
+    for name in ("image", "path", "url"):
+        said = record(engine, [{"role": "user", "content": [{"type": "image", name: file}, text]}], max_new_tokens=8)
+        assert said.canvas() == record(engine, ask(), max_new_tokens=8).canvas()
+    for odd in ([{"role": "user", "content": 5}], ["hi"], [{"role": "user", "content": ["hi"]}], "hi"):
+        with pytest.raises(EngineError) as caught:
+            record(engine, odd, max_new_tokens=4)
+        assert caught.value.about == "question"
+
+
 def test_a_picture_of_one_pixel_is_answered(engine):
     assert record(engine, ask(size=(1, 1)), max_new_tokens=4).steps
 
@@ -308,32 +338,6 @@ def test_an_answer_longer_than_the_model_can_read_is_refused(loaded):
     engine = Engine(*loaded, Limits(max_new_tokens=60_000))
     with pytest.raises(EngineError, match="no room for a question"):
         record(engine, ask(), max_new_tokens=50_000)
-
-
-# -- visitors' runs --
-
-
-def test_a_visitor_stops_their_own_run_only():
-    sessions = Sessions()
-    mine, yours = sessions.open("me"), sessions.open("you")
-    sessions.stop("me")
-    assert mine.stop.is_set() and not yours.stop.is_set()
-    again = sessions.open("you")
-    assert yours.stop.is_set() and sessions.is_current("you", again) and not sessions.is_current("you", yours)
-    sessions.leave("you")
-    assert again.stop.is_set() and not sessions.is_current("you", again)
-    sessions.stop("nobody")
-
-
-def test_old_runs_are_forgotten_and_recorded_ones_kept():
-    sessions, trace = Sessions(capacity=3), SimpleNamespace()
-    sessions.keep("recorded", trace)
-    runs = [sessions.open(str(i)) for i in range(5)]
-    for run in runs:
-        run.trace = trace
-    assert [sessions.trace(run.id) is trace for run in runs] == [False, False, True, True, True]
-    assert sessions.trace("recorded") is trace and sessions.trace("unknown") is None
-    assert len({run.id for run in runs}) == 5 and all(len(run.id) >= 16 for run in runs)
 
 
 # -- options --
@@ -368,7 +372,7 @@ def test_a_question_may_be_asked_before_the_model_is_there(engine):
     assert not later.describe()["loading"]
 
 
-def test_a_model_that_can_not_be_loaded_is_told_to_everybody():
+def test_a_model_that_can_not_be_loaded_is_told_to_everybody(caplog):
     outline = outline_model(BUNDLED, device="cpu")
 
     def broken():
@@ -377,6 +381,7 @@ def test_a_model_that_can_not_be_loaded_is_told_to_everybody():
     later = Engine.later(replace(outline, load=broken))
     with pytest.raises(CheckpointError, match="no such weights"):
         later.wait()
+    assert "could not be loaded: no such weights" in caplog.text
     with pytest.raises(EngineError, match="could not be loaded"):
         later.answer(ask(), later.config(max_new_tokens=4))
 
@@ -451,7 +456,8 @@ def test_layers_that_there_are_not_are_refused_at_once(engine):
 
 
 def test_half_of_a_character_is_read_as_a_question_mark(engine):
-    assert engine.answer(ask("hi \ud83d there"), engine.config(max_new_tokens=4)).steps
+    trace = engine.answer(ask("hi \ud83d there"), engine.config(max_new_tokens=4))
+    assert trace.steps and trace.question == "hi ? there"  # which a file can hold
 
 
 @pytest.mark.parametrize(("step", "changes", "names"), [(999, {}, "step"), (2, {500: None}, "position 500")])

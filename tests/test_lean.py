@@ -1,5 +1,6 @@
 """The lean decoder, and guesses of further steps: the same numbers as the stock modules, in less work."""
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -7,6 +8,7 @@ import torch
 from test_decoding import KNOBS
 from tiny import padded, prompts, tiny_model
 from torch import nn
+from transformers import AutoModelForImageTextToText, AutoProcessor
 
 import dvl_core
 from dvl_core import Canvas, DecodingConfig, Observe
@@ -122,6 +124,33 @@ def test_the_model_is_as_it_was_after_a_pass_and_after_one_that_failed():
         raise RuntimeError
     assert not any("forward" in linear.__dict__ for linear in linears)
     assert model.decoder.config._attn_implementation == "sdpa"
+
+
+def test_two_threads_may_use_one_model():
+    """What changes the modules for a pass keeps others out, and leaves them as they were."""
+    model = tiny_model()
+    before = model.decoder.config._attn_implementation
+    ids = torch.arange(5, 25)[None]
+    expected = model.generate(input_ids=ids, max_new_tokens=24).answers
+    with ThreadPoolExecutor(3) as pool:
+        runs = [pool.submit(model.generate, input_ids=ids, max_new_tokens=24) for _ in range(12)]
+    assert all(run.result().answers == expected for run in runs)
+    assert model.decoder.config._attn_implementation == before
+    assert not any("forward" in module.__dict__ for module in model.modules())
+
+
+def test_attention_is_observed_where_the_stock_function_is_eager():
+    model = AutoModelForImageTextToText.from_pretrained(
+        "assets/tinyvl", dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    parts = [{"type": "image", "image": "assets/examples/shapes.png"}, {"type": "text", "text": "Describe it."}]
+    processor = AutoProcessor.from_pretrained("assets/tinyvl")
+    inputs = dict(processor.apply_chat_template([{"role": "user", "content": parts}]))
+    config = DecodingConfig(max_new_tokens=8)
+    watched = list(model.denoise(inputs, config, Observe(attention_layers=(0,))))
+    assert all(0 < float(step.attention[0].sum()) for step in watched)
+    plain = list(model.denoise(inputs, config))
+    assert [step.proposals.tolist() for step in watched] == [step.proposals.tolist() for step in plain]
 
 
 def test_the_head_runs_on_masked_cells_alone_and_not_in_the_prefill(model, monkeypatch):

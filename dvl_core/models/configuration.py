@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from huggingface_hub.dataclasses import strict
 from transformers import Qwen2_5_VLConfig
 
+from ..decoding.config import MAX_BLOCK_SIZE
+
 MASK_TOKEN_ID = 151671
 EOS_TOKEN_ID = 151645
 IMAGE_TOKEN_ID = 151655
@@ -81,11 +83,15 @@ class DiffusionVLQwenVLConfig(BlockDiffusionFields, Qwen2_5_VLConfig):
 
 def check_block_diffusion_fields(config) -> None:
     """Refuse a configuration whose block-diffusion fields can't work. Raises ValueError naming the field."""
-    if config.bd3lm_block_size < 1:
-        raise ValueError(f"bd3lm_block_size must be 1 or more; got {config.bd3lm_block_size}.")
+    size = config.bd3lm_block_size
+    if not isinstance(size, int) or not 1 <= size <= MAX_BLOCK_SIZE:
+        raise ValueError(f"bd3lm_block_size must be from 1 to {MAX_BLOCK_SIZE}; got {size!r}.")
     low, high = config.bd3lm_sampling_eps_min, config.bd3lm_sampling_eps_max
     if not 0 <= low < high <= 1:
         raise ValueError(f"bd3lm_sampling_eps_min and _max must satisfy 0 <= min < max <= 1; got {low} and {high}.")
     vocabulary = config.get_text_config().vocab_size
     if not 0 <= config.mask_token_id < vocabulary:
         raise ValueError(f"mask_token_id must lie in the vocabulary of {vocabulary} ids; got {config.mask_token_id}.")
+    ends = config.eos_token_id if isinstance(config.eos_token_id, list) else [config.eos_token_id]
+    if not ends or not all(isinstance(end, int) and 0 <= end < vocabulary for end in ends):
+        raise ValueError(f"eos_token_id must lie in the vocabulary of {vocabulary} ids; got {config.eos_token_id}.")

@@ -18,6 +18,7 @@ from .precision import fast_dtype
 
 _DTYPES = ("float32", "bfloat16", "float16")
 _WIDE = 512  # least width from which a CPU with bfloat16 instructions gains by them
+_DAMAGE = (OSError, ValueError, KeyError, TypeError, AttributeError)  # what damaged files raise inside transformers
 _ONE_AT_A_TIME = threading.Lock()  # transformers builds models under process-wide switches
 
 
@@ -38,7 +39,8 @@ def load_model(path_or_repo: str | Path, device: str = "auto", dtype: str | torc
         ValueError: for a device or dtype that does not exist.
     """
     checkpoint = _Checkpoint(path_or_repo, device, dtype)
-    return checkpoint.load(), checkpoint.processor()
+    processor = checkpoint.processor()  # first: what is missing there need not wait for the weights
+    return checkpoint.load(), processor
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class _Checkpoint:
     def __init__(self, path_or_repo: str | Path, device: str, dtype: str | torch.dtype):
         self.source = str(path_or_repo)
         check_folder(self.source)
+        if self.source.startswith("~"):
+            self.source = str(Path(self.source).expanduser())
         self.device, self.device_map = resolve_device(device)
         resolve_dtype(dtype, self.device)  # a wrong name is refused before anything is read
         try:
@@ -97,7 +101,13 @@ class _Checkpoint:
             return AutoModelForImageTextToText.from_config(self.config, dtype=dtype)
 
     def processor(self) -> Any:
-        return AutoProcessor.from_pretrained(self.source)
+        """What prepares conversations and pictures."""
+        try:
+            return AutoProcessor.from_pretrained(self.source)
+        except _DAMAGE as error:
+            raise CheckpointError(
+                f"The tokenizer or processor files of {self.source} can't be read: {first_line(error)}"
+            ) from error
 
     def load(self) -> Any:
         """The model in evaluation mode."""
@@ -107,7 +117,9 @@ class _Checkpoint:
                 model = AutoModelForImageTextToText.from_pretrained(
                     self.source, config=self.config, dtype=self.dtype, **options
                 )
-        except OSError as error:
+        except CheckpointError:
+            raise
+        except _DAMAGE as error:
             raise CheckpointError(f"The weights of {self.source} can't be read: {first_line(error)}") from error
         return model.eval()
 

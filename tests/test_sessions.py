@@ -1,0 +1,44 @@
+"""What a server keeps of its visitors: whose run is whose, and which are forgotten."""
+
+from traces import made_up_trace
+
+from dvl_core.sessions import Sessions, rough_bytes
+
+
+def test_a_visitor_stops_their_own_run_only():
+    sessions = Sessions()
+    mine, yours = sessions.open("me"), sessions.open("you")
+    sessions.stop("me")
+    assert mine.stop.is_set() and not yours.stop.is_set()
+    again = sessions.open("you")
+    assert yours.stop.is_set() and sessions.is_current("you", again) and not sessions.is_current("you", yours)
+    sessions.leave("you")
+    assert again.stop.is_set() and not sessions.is_current("you", again)
+    sessions.stop("nobody")
+
+
+def test_old_runs_are_forgotten_and_recorded_ones_kept():
+    sessions, trace = Sessions(capacity=3), made_up_trace()
+    sessions.keep("recorded", trace)
+    runs = [sessions.open(str(i)) for i in range(5)]
+    for run in runs:
+        run.trace = trace
+    assert [sessions.trace(run.id) is trace for run in runs] == [False, False, True, True, True]
+    assert sessions.trace("recorded") is trace and sessions.trace("unknown") is None
+    assert len({run.id for run in runs}) == 5 and all(len(run.id) >= 16 for run in runs)
+
+
+def test_runs_that_take_too_much_memory_are_forgotten_first_come_first():
+    """But for the newest of somebody who is here."""
+    large = made_up_trace()
+    for step in large.steps:
+        step.attention = {"1": [[0.5] * 500 for _ in step.masked]}
+    size = rough_bytes(large)
+    assert size > 10 * rough_bytes(made_up_trace())
+    sessions = Sessions(memory=2 * size + size // 2)
+    here = sessions.open("me")
+    runs = [here, *(sessions.add(large) for _ in range(3))]
+    here.trace = large
+    newest = sessions.add(large)
+    kept = [sessions.run(run.id) is not None for run in (*runs, newest)]
+    assert kept == [True, False, False, False, True]
