@@ -74,15 +74,6 @@ class DiffusionVLLlavaOnevisionForConditionalGeneration(BlockDiffusionMixin, Lla
         features = self.get_image_features(pixel_values, image_sizes, vision_aspect_ratio=ratio).pooler_output
         return self.place_features(input_ids, torch.cat(list(features)))
 
-    def picture_grids(
-        self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
-    ) -> list[tuple[int, int]]:
-        """Rows and columns of picture tokens, two grids per picture: overview, and detail with its newline column."""
-        if image_sizes is None:
-            return []
-        plans = self.picture_plans(image_sizes)
-        return [grid for plan in plans for grid in ((plan.side, plan.side), (plan.detail[0], plan.detail[1] + 1))]
-
     def separate_pictures(
         self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
     ) -> list[dict[str, Tensor]]:

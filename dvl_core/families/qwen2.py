@@ -11,6 +11,7 @@ from transformers.models.siglip.image_processing_pil_siglip import SiglipImagePr
 
 from ..models.configuration_lm import DiffusionVLQwenConfig
 from ..models.qwen_lm import DiffusionVLQwenForConditionalGeneration
+from ..processing.anyres import canvases
 from ..processing.qwen_lm import DiffusionVLQwenProcessor
 from .family import Family
 from .published import decoder_fields, own_fields
@@ -18,7 +19,6 @@ from .published import decoder_fields, own_fields
 
 def _fields(source: Any, tower: Any) -> dict[str, Any]:
     vision = tower.to_dict() | {"num_hidden_layers": tower.num_hidden_layers - 1, "vision_use_head": False}
-    sides = range(tower.image_size, 6 * tower.image_size + 1, tower.image_size)
     return {
         "vision_config": vision,
         "mm_hidden_size": tower.hidden_size,
@@ -27,7 +27,7 @@ def _fields(source: Any, tower: Any) -> dict[str, Any]:
         "mm_newline_position": "grid",
         "mm_use_im_start_end": False,
         "mm_use_im_patch_token": False,
-        "image_grid_pinpoints": [[width, height] for width in sides for height in sides],
+        "image_grid_pinpoints": canvases(tower.image_size),
     }
 
 

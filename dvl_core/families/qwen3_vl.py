@@ -16,7 +16,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from ..models.block_diffusion import BlockDiffusionMixin
 from ..models.configuration import BlockDiffusionFields
-from ..models.qwen_vl import merged_grids, separate_patches
+from ..models.qwen_vl import separate_patches
 from ..processing.conversation import PICTURE, Piece
 from ..processing.qwen_vl import DiffusionVLQwenVLProcessor
 from .family import Family
@@ -88,10 +88,6 @@ class DiffusionVLQwen3VLForConditionalGeneration(BlockDiffusionMixin, Qwen3VLFor
     ) -> list[dict[str, Tensor]]:
         """The inputs of each picture by itself; joined along their first axis they are those of all."""
         return separate_patches(pixel_values, image_grid_thw)
-
-    def picture_grids(self, image_grid_thw: Tensor | None) -> list[tuple[int, int]]:
-        """Rows and columns of picture tokens of each picture."""
-        return merged_grids(image_grid_thw, self.config.vision_config.spatial_merge_size)
 
 
 class DiffusionVLQwen3VLProcessor(DiffusionVLQwenVLProcessor):

@@ -32,7 +32,7 @@ class BlockDiffusionMixin:
     """Mixed into a stock model class, before it.
 
     The class says where its parts are: `decoder` (the stack of decoder layers), `embed_inputs(input_ids, ...)`,
-    `picture_grids(...)`, `separate_pictures(...)` and `vision_inputs` (names of the inputs that carry pictures).
+    `separate_pictures(...)` and `vision_inputs` (names of the inputs that carry pictures).
     """
 
     vision_inputs: tuple[str, ...] = ()

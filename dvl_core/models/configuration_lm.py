@@ -10,10 +10,10 @@ from typing import Any, ClassVar
 from huggingface_hub.dataclasses import strict
 from transformers import PreTrainedConfig, Qwen2Config, SiglipVisionConfig
 
+from ..processing.anyres import TILE_PIXELS, canvases
 from .configuration import IMAGE_TOKEN_ID, BlockDiffusionFields
 
 TOWER_PREFIX = "model.vision_tower.vision_tower.vision_model."
-TILE_PIXELS = 384
 # SigLIP's attention heads by width: base, large, so400m, giant.
 _HEADS = {768: 12, 1024: 16, 1152: 16, 1536: 16}
 # SigLIP2-so400m-patch14-384 less its last layer: the tower of the published checkpoint.
@@ -61,8 +61,7 @@ class DiffusionVLQwenConfig(BlockDiffusionFields, Qwen2Config):
         if isinstance(self.vision_config, dict):
             self.vision_config = SiglipVisionConfig(**self.vision_config)
         if self.image_grid_pinpoints is None:
-            steps = range(TILE_PIXELS, 6 * TILE_PIXELS + 1, TILE_PIXELS)
-            self.image_grid_pinpoints = [[width, height] for width in steps for height in steps]
+            self.image_grid_pinpoints = canvases(TILE_PIXELS)
         super().__post_init__(**kwargs)
         self._check()
 

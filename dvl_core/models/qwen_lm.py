@@ -121,23 +121,6 @@ class DiffusionVLQwenForConditionalGeneration(BlockDiffusionMixin, Qwen2ForCausa
             return []
         return separate_tiles(pixel_values, image_sizes, [self.picture_plan(*size) for size in image_sizes.tolist()])
 
-    def picture_grids(
-        self, pixel_values: Tensor | None = None, image_sizes: Tensor | None = None
-    ) -> list[tuple[int, int]]:
-        """Rows and columns of picture tokens, two grids per picture: overview, and detail with its newline column.
-
-        A picture that is shown in one view ("pad") has one grid.
-        """
-        if image_sizes is None:
-            return []
-        grids = []
-        for height, width in image_sizes.tolist():
-            plan = self.picture_plan(height, width)
-            grids.append((plan.side, plan.side))
-            if plan.tile_count > 1:
-                grids.append((plan.detail[0], plan.detail[1] + 1))
-        return grids
-
 
 def separate_tiles(pixel_values: Tensor, image_sizes: Tensor, plans: list[AnyresPlan]) -> list[dict[str, Tensor]]:
     """The tiles and the size of each picture, of those of all pictures; `plans` say how many tiles each one has."""

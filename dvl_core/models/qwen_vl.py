@@ -59,10 +59,6 @@ class DiffusionVLQwenVLForConditionalGeneration(BlockDiffusionMixin, Qwen2_5_VLF
         """The inputs of each picture by itself; joined along their first axis they are those of all."""
         return separate_patches(pixel_values, image_grid_thw)
 
-    def picture_grids(self, image_grid_thw: Tensor | None) -> list[tuple[int, int]]:
-        """Rows and columns of picture tokens of each picture."""
-        return merged_grids(image_grid_thw, self.config.vision_config.spatial_merge_size)
-
 
 def separate_patches(pixel_values: Tensor | None, image_grid_thw: Tensor | None) -> list[dict[str, Tensor]]:
     """The patches and the grid of each picture, of those of all pictures."""
@@ -70,10 +66,3 @@ def separate_patches(pixel_values: Tensor | None, image_grid_thw: Tensor | None)
         return []
     patches = pixel_values.split(image_grid_thw.prod(-1).tolist())
     return [{"pixel_values": p, "image_grid_thw": g} for p, g in zip(patches, image_grid_thw.split(1), strict=True)]
-
-
-def merged_grids(image_grid_thw: Tensor | None, merge_size: int) -> list[tuple[int, int]]:
-    """Rows and columns of picture tokens, given the patches of each picture, long [pictures, 3]."""
-    if image_grid_thw is None:
-        return []
-    return [(h // merge_size, w // merge_size) for _, h, w in image_grid_thw.tolist()]

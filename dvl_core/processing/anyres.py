@@ -17,6 +17,7 @@ from PIL import Image
 
 Size = tuple[int, int]
 PAD = "pad"
+TILE_PIXELS = 384  # per side, of the published checkpoint's tower
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,12 @@ class AnyresPlan:
     def tokens(self) -> int:
         """Picture tokens: the overview, then the detail with its newlines."""
         return self.side**2 + self.detail[0] * (self.detail[1] + 1)
+
+
+def canvases(tile: int, most: int = 6) -> list[list[int]]:
+    """The published choice of canvases, [width, height] in pixels: 1 x 1 to 6 x 6 tiles."""
+    sides = range(tile, most * tile + 1, tile)
+    return [[width, height] for width in sides for height in sides]
 
 
 def max_detail_tiles(image_aspect_ratio: str) -> int | None:

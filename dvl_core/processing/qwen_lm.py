@@ -14,12 +14,11 @@ from transformers.configuration_utils import PreTrainedConfig
 from transformers.feature_extraction_utils import BatchFeature
 from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
 
-from .anyres import PAD, AnyresPlan, cut_tiles, detail_box, max_detail_tiles, plan_picture
+from .anyres import PAD, TILE_PIXELS, AnyresPlan, canvases, cut_tiles, detail_box, max_detail_tiles, plan_picture
 from .base import ChatProcessor
 from .conversation import QWEN_SYSTEM_PROMPT
 from .images import PictureGrid, pad_to_square, picture_grid
 
-TILE_PIXELS = 384
 
 
 class DiffusionVLQwenProcessor(ChatProcessor):
@@ -60,8 +59,7 @@ class DiffusionVLQwenProcessor(ChatProcessor):
         self.image_aspect_ratio = image_aspect_ratio
         tile = self.tile
         if image_grid_pinpoints is None:
-            steps = range(tile, 6 * tile + 1, tile)
-            image_grid_pinpoints = [[width, height] for width in steps for height in steps]
+            image_grid_pinpoints = canvases(tile)
         if not image_grid_pinpoints or any(side < tile or side % tile for xy in image_grid_pinpoints for side in xy):
             raise ValueError(f"image_grid_pinpoints must be multiples of the tile's {tile} pixels")
         self.image_grid_pinpoints = [list(canvas) for canvas in image_grid_pinpoints]
