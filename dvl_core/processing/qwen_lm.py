@@ -20,7 +20,6 @@ from .conversation import QWEN_SYSTEM_PROMPT
 from .images import PictureGrid, pad_to_square, picture_grid
 
 
-
 class DiffusionVLQwenProcessor(ChatProcessor):
     """Pictures as an overview and a canvas of tiles, or as one padded square, for SigLIP2.
 
