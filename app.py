@@ -10,6 +10,7 @@ variable, named after each option below, which is how a Space is set up.
 from __future__ import annotations
 
 import argparse
+import filecmp
 import sys
 import threading
 from collections.abc import Callable, Generator, Iterator
@@ -66,6 +67,7 @@ LABELS = {
     "threshold": "Threshold", "entropy_bound": "Entropy bound", "factor": "Factor", "temperature": "Temperature",
     "seed": "Seed", "lookahead": "Look ahead",
 }  # fmt: skip
+LARGEST = 2**53 - 1  # whole number that a browser can hold
 FRAME = 1 / 30  # seconds between two messages to a page; quicker steps go together
 say = gr.I18n(**strings.by_language("page", "race", "strategy"))
 
@@ -738,12 +740,22 @@ def wire(
         settings, rest, records, template = controls.read(data)
         question = {"role": "user", "text": text.strip(), "picture": picture}
         events = desk.ask(visitor, question, turns, settings, records, template)
-        yield from map(view.update, stage.begin(visitor, events, data[view.turns], rest, question))
+        yield from map(view.update, stage.begin(visitor, events, so_far(data, visitor), rest, question))
+
+    def so_far(data: dict, visitor: str) -> list[dict]:
+        """The conversation as the visitor sees it: `turns` learns of an answer when it is over."""
+        run = desk.sessions.going_on(visitor)
+        if run is None:
+            return data[view.turns]
+        return [*run.asked, {"role": "assistant", "text": run.trace.text if run.trace else ""}]
 
     def on_submit(data: dict, request: gr.Request):
         message = data[view.box] or {}
         picture = next(iter(message.get("files") or []), None)
-        before = data[view.turns]
+        before = so_far(data, request.session_hash)
+        if before and not before[-1]["text"]:  # nothing is answered yet: this question takes that one's place
+            *before, unanswered, _ = before
+            picture = picture or unanswered.get("picture")
         if picture and recorded and before == recorded.turns:
             before = []  # the recording is nobody's own conversation
         yield from ask(data, request.session_hash, message.get("text") or "", picture, before)
@@ -756,15 +768,17 @@ def wire(
         asked, visitor = event._data, request.session_hash
         settings, rest, records, _ = controls.read(data)
         events = desk.branch(visitor, str(asked["run"]), int(asked["step"]), asked["changes"], settings, records)
-        yield from map(view.update, stage.begin(visitor, events, data[view.turns], rest))
+        yield from map(view.update, stage.begin(visitor, events, so_far(data, visitor), rest))
 
     def on_observe(data: dict, event: gr.EventData, request: gr.Request):
-        events = desk.observe(request.session_hash, str(event._data["run"]))
-        yield from map(view.update, stage.begin(request.session_hash, events, data[view.turns], 0.0))
+        visitor = request.session_hash
+        events = desk.observe(visitor, str(event._data["run"]))
+        yield from map(view.update, stage.begin(visitor, events, so_far(data, visitor), 0.0))
 
     def on_occlude(data: dict, event: gr.EventData, request: gr.Request):
-        events = desk.occlude(request.session_hash, str(event._data["run"]), event._data["region"])
-        yield from map(view.update, stage.begin(request.session_hash, events, data[view.turns], 0.0))
+        visitor = request.session_hash
+        events = desk.occlude(visitor, str(event._data["run"]), event._data["region"])
+        yield from map(view.update, stage.begin(visitor, events, so_far(data, visitor), 0.0))
 
     def on_shown(event: gr.EventData):
         run = desk.sessions.run(str(event._data["run"]))
@@ -820,9 +834,9 @@ def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[di
         shown = [*(turn["picture"] for turn in turns if turn.get("picture")), *(message.get("files") or [])]
         picture = shown[-1] if shown else ""
         settings = {name: data[control] for name, control in controls.decoding.items()}
-        name = Path(picture).name
-        lost = "" if name in ("", *(example["image"] for example in examples)) else links.NO_PICTURE
-        query = links.query(message.get("text") or asked.get("text", ""), name, examples, settings)
+        example = example_of(picture, examples)
+        lost = links.NO_PICTURE if picture and not example else ""
+        query = links.query(message.get("text") or asked.get("text", ""), example, examples, settings)
         return {address: query, view.settings_notice: lost}
 
     def on_open(request: gr.Request) -> dict:
@@ -845,11 +859,18 @@ def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[di
     page.load(on_open, None, opened, **QUICK)
 
 
+def example_of(picture: str, examples: list[dict]) -> str:
+    """The name of the example that a picture is, byte for byte; people's own may be called the same. Empty = none."""
+    name = Path(picture).name
+    known = name in {example["image"] for example in examples} and Path(picture).is_file()
+    return name if known and filecmp.cmp(picture, EXAMPLES / name, shallow=False) else ""
+
+
 def within(control: gr.Slider | gr.Number, value: float) -> float:
     """The value, as near as the control can show it."""
-    low, high = control.minimum, control.maximum
-    value = value if low is None else max(low, value)
-    return value if high is None else min(high, value)
+    low = -LARGEST if control.minimum is None else control.minimum
+    high = LARGEST if control.maximum is None else control.maximum
+    return min(high, max(low, value))
 
 
 def program_endpoint(desk: Desk) -> None:

@@ -197,3 +197,4 @@ def _events(run: Run, events: Iterator[Event]) -> Iterator[tuple[Run, Event]]:
             yield run, event
     finally:
         events.close()
+        run.over = True

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from .decoding import Canvas, DecodingConfig, DenoisingStep, Observe
+from .decoding.config import MAX_BLOCK_SIZE, MAX_NEW_TOKENS
 from .decoding.prefix import PrefixCache
 from .models.checkpoint import CheckpointError
 from .models.loading import Outline
@@ -201,8 +202,13 @@ class Engine:
         settings.setdefault("max_new_tokens", self.default_settings()["max_new_tokens"])
         try:
             config = self.model.default_config(**settings)
-        except ValueError as error:
-            raise EngineError(str(error), "settings") from error
+        except ValueError as error:  # which knows the decoder's range, but not what is allowed here
+            said = str(error)
+            for name, most, here in (("block_size", MAX_BLOCK_SIZE, self.limits.max_block_size),
+                                     ("max_new_tokens", MAX_NEW_TOKENS, self.limits.max_new_tokens)):
+                if said.startswith(name):
+                    said = said.replace(f" to {most};", f" to {min(most, here)};")
+            raise EngineError(said, "settings") from error
         if config.max_new_tokens > self.limits.max_new_tokens:
             raise EngineError(
                 f"max_new_tokens may be at most {self.limits.max_new_tokens} here; got {config.max_new_tokens}.",

@@ -30,6 +30,7 @@ class Run:
         stop: set by who wishes it to stop.
         trace: what happened, once it has begun.
         waiting: whether it had to wait.
+        over: whether nothing more will happen in it.
     """
 
     id: str
@@ -38,6 +39,7 @@ class Run:
     stop: threading.Event = field(default_factory=threading.Event)
     trace: DenoisingTrace | None = None
     waiting: bool = False
+    over: bool = False
 
 
 class Sessions:
@@ -96,6 +98,11 @@ class Sessions:
     def is_current(self, visitor: str, run: Run) -> bool:
         """Whether the visitor has not begun another run since, nor left."""
         return self._current.get(visitor) is run
+
+    def going_on(self, visitor: str) -> Run | None:
+        """The visitor's run, while it is not over."""
+        run = self._current.get(visitor)
+        return None if run is None or run.over else run
 
     def run(self, id: str) -> Run | None:
         """A run that is still kept."""

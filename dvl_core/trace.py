@@ -308,6 +308,9 @@ class DenoisingTrace:
         """Read a trace file. Raises `TraceError` when it is not one."""
         try:
             data = json.loads(Path(path).read_text(encoding="utf-8"))
+        except UnicodeDecodeError as error:
+            raise TraceError(f"{Path(path).name} is not a trace, nor any text: choose a trace (.json) or a saved "
+                             "page (.html).") from error
         except (ValueError, RecursionError) as error:  # of text, numbers or nesting that no trace has
             raise TraceError(f"{Path(path).name} is not a trace: it is not valid JSON ({error}).") from error
         return cls.from_json(data)

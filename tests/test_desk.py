@@ -39,7 +39,7 @@ def asked(desk, question, **how) -> Run:
 
 def test_a_question_is_answered_and_its_picture_shown_from_a_copy(desk, question):
     run = asked(desk, question)
-    assert run.trace.finish_reason in ("eos", "length") and desk.sessions.trace(run.id) is run.trace
+    assert run.over and run.trace.finish_reason in ("eos", "length") and desk.sessions.trace(run.id) is run.trace
     assert run.asked[0]["shown"] != question["picture"] and Path(run.asked[0]["shown"]).exists()
     assert all(step.candidates is None and step.attention is None for step in run.trace.steps)
 

@@ -246,7 +246,8 @@ def test_the_computing_part_may_be_wrapped(loaded):
     [
         ({"steps": 0}, "steps must be a whole number"),
         ({"steps": None}, "steps must be a whole number"),
-        ({"block_size": 0}, "block_size must be a whole number"),
+        ({"block_size": 0}, "block_size must be a whole number from 1 to 128; got 0"),
+        ({"max_new_tokens": None}, "max_new_tokens must be a whole number from 1 to 64; got"),
         ({"block_size": 1000}, "block_size may be at most 128 here .*trained with 8.*1000"),
         ({"max_new_tokens": 65}, "max_new_tokens may be at most 64 here; got 65"),
         ({"temperature": -1.0}, "temperature must be a number"),

@@ -17,6 +17,14 @@ def test_a_visitor_stops_their_own_run_only():
     sessions.stop("nobody")
 
 
+def test_a_run_goes_on_until_it_is_over():
+    sessions = Sessions()
+    run = sessions.open("me")
+    assert sessions.going_on("me") is run and sessions.going_on("you") is None
+    run.over = True
+    assert sessions.going_on("me") is None
+
+
 def test_old_runs_are_forgotten_and_recorded_ones_kept():
     sessions, trace = Sessions(capacity=3), made_up_trace()
     sessions.keep("recorded", trace)
