@@ -341,11 +341,11 @@ def build_page(
 def header(desk: Desk) -> None:
     about = desk.engine.describe()
     with gr.Row(elem_id="dvl-top"):
-        gr.HTML(html_template=look.header_template(about), js_on_load=look.HEADER_SCRIPT, apply_default_css=False)
+        gr.HTML(html_template=look.header_template(about), js_on_load=look.SAY_SCRIPT, apply_default_css=False)
         language = gr.Button("English · 中文", elem_id="dvl-language", size="sm", scale=0)
         language.click(None, js=TOGGLE)
         dark = gr.Button("◐", elem_id="dvl-dark", size="sm", scale=0)
-        dark.click(None, js="() => { document.body.classList.toggle('dark'); }")
+        dark.click(None, js=look.DARK_SCRIPT)
 
 
 def chat_tab(desk: Desk, page: gr.Blocks, examples: list[dict[str, str]], gallery: list[Recording]) -> None:
@@ -353,7 +353,7 @@ def chat_tab(desk: Desk, page: gr.Blocks, examples: list[dict[str, str]], galler
     turns = gr.State(recorded.turns if recorded else [])
     with gr.Row(elem_id="dvl-main"):
         with gr.Column(scale=5, min_width=320):
-            chat, box, ask_notice, strip, fresh = conversation(examples, recorded)
+            chat, box, ask_notice, strip, again, fresh = conversation(examples, recorded)
             with gr.Accordion(say("page.settings"), open=True, elem_id="dvl-settings") as settings:
                 settings_notice = notice()
                 controls = setting_controls(desk)
@@ -362,15 +362,16 @@ def chat_tab(desk: Desk, page: gr.Blocks, examples: list[dict[str, str]], galler
         with gr.Column(scale=7, min_width=320):
             canvas = denoising_canvas(desk, recorded)
     view = View(canvas, chat, turns, box, ask_notice, settings_notice, settings)
-    wire(desk, page, view, strip, fresh, controls, examples, recorded)
+    wire(desk, page, view, strip, again, fresh, controls, examples, recorded)
     wire_link(page, view, controls, examples, link, address)
 
 
 def conversation(examples: list[dict[str, str]], recorded: Recording | None) -> tuple:
-    fresh = gr.Button("New conversation", size="sm", render=False)  # page.css has its Chinese name
+    again = gr.Button("Ask again", size="sm", render=False)  # page.css has their Chinese names
+    fresh = gr.Button("New conversation", size="sm", render=False)
     chat = gr.Chatbot(
         look.transcript(recorded.turns) if recorded else None, elem_id="dvl-chat", label=say("page.conversation"),
-        show_label=False, height=344, render_markdown=False, buttons=[fresh], feedback_options=None,
+        show_label=False, height=344, render_markdown=False, buttons=[again, fresh], feedback_options=None,
         placeholder=say("page.chat-empty"),
     )  # fmt: skip
     box = gr.MultimodalTextbox(
@@ -382,7 +383,7 @@ def conversation(examples: list[dict[str, str]], recorded: Recording | None) -> 
         html_template=look.examples_template(examples), js_on_load=look.EXAMPLES_SCRIPT, apply_default_css=False,
         visible=bool(examples),
     )  # fmt: skip
-    return chat, box, ask_notice, strip, fresh
+    return chat, box, ask_notice, strip, again, fresh
 
 
 def denoising_canvas(desk: Desk, recorded: Recording | None) -> gr.HTML:
@@ -730,7 +731,7 @@ def sentence(key: str) -> gr.HTML:
 
 
 def wire(
-    desk: Desk, page: gr.Blocks, view: View, strip, fresh, controls: Controls, examples: list[dict],
+    desk: Desk, page: gr.Blocks, view: View, strip, again, fresh, controls: Controls, examples: list[dict],
     recorded: Recording | None,
 ) -> None:  # fmt: skip
     """Connect what people do with the desk; every run streams changes of the view."""
@@ -759,6 +760,12 @@ def wire(
         if picture and recorded and before == recorded.turns:
             before = []  # the recording is nobody's own conversation
         yield from ask(data, request.session_hash, message.get("text") or "", picture, before)
+
+    def on_again(data: dict, request: gr.Request):
+        """The last question once more, under the settings as they are now."""
+        turns = so_far(data, request.session_hash)
+        last = max(place for place, turn in enumerate(turns) if turn["role"] == "user")  # an empty chat has no button
+        yield from ask(data, request.session_hash, turns[last]["text"], turns[last].get("picture"), turns[:last])
 
     def on_example(data: dict, event: gr.EventData, request: gr.Request):
         example = examples[event._data["index"]]
@@ -814,6 +821,7 @@ def wire(
     given = {view.turns, *controls.components()}
     answered_by(on_submit, view.box.submit, {view.box, *given})
     answered_by(on_example, strip.pick, given, "multiple")  # the last one that is clicked counts
+    answered_by(on_again, again.click, given)
     answered_by(on_branch, view.canvas.branch, given)
     answered_by(on_observe, view.canvas.observe, given)
     answered_by(on_occlude, view.canvas.occlude, given)
@@ -961,7 +969,7 @@ def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
         server_name=options.host, server_port=options.port, share=options.share, i18n=say, prevent_thread_lock=True,
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
         head=f"<style>{player.CSS}{race.CSS}{explore.CSS}{lessons.CSS}{look.PAGE_CSS}</style>",
-        js=look.NARROW_SCRIPT, footer_links=["api"],
+        js=look.LOAD_SCRIPT, footer_links=["api"],
         run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb",
         app_kwargs={"routes": routes(desk), "middleware": [Middleware(LanguageFirst)]},
     )  # fmt: skip

@@ -280,6 +280,12 @@ def test_it_says_how_far_a_sweep_is_and_what_came_of_it(visit):
     send(page, message(ROWS[:1], sweep="s2"))
     send(page, message())  # late, of the sweep before
     assert page.locator("tbody tr").count() == 1
+    send(page, message([], "running", sweep="s3"))
+    assert page.locator("tbody tr").count() == 1 and page.locator("table").is_visible()  # until there is a newer row
+    send(page, message([], "stopped", sweep="s3"))
+    assert note.text_content() == "Stopped before anything was measured. Below is the sweep before."
+    send(page, message(ROWS[:2], "running", sweep="s3"))
+    assert page.locator("tbody tr").count() == 2 and "before" not in note.text_content()
 
 
 @pytest.mark.parametrize("width", [390, 1440])

@@ -6,6 +6,8 @@ it. So the script has to stand in the HTML itself: this ASGI middleware writes i
 
 from __future__ import annotations
 
+from visualize import strings
+
 SCRIPT = """try {
   const chosen = localStorage.getItem("dvl-language");
   const name = chosen === "zh" ? "zh-CN" : "en";
@@ -16,10 +18,13 @@ SCRIPT = """try {
 } catch (error) { /* storage may be switched off */ }
 document.documentElement.lang = navigator.language.startsWith("zh") ? "zh" : "en";"""
 
-TOGGLE = """() => {
+TOGGLE = f"""() => {{
+  const shown = document.querySelector("#dvl-player .dvl");
+  const own = shown && ["running", "finished"].includes(shown.dataset.phase);
+  if (own && !confirm({strings.chosen("page.language-loses")})) return;
   localStorage.setItem("dvl-language", navigator.language.startsWith("zh") ? "en" : "zh");
   location.reload();
-}"""
+}}"""
 
 
 class LanguageFirst:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -11,21 +10,23 @@ from visualize import strings
 from visualize.theme import DARK, LIGHT, Palette
 
 SAY_SCRIPT = strings.script("page") + "\nsayAll(element);"
-HEADER_SCRIPT = SAY_SCRIPT + """
-const dark = document.getElementById("dvl-dark");
-if (dark) dark.setAttribute("aria-label", say("page.dark"));"""
-_COPIED = json.dumps(strings.table("page")["page.link-copied"])
 LINK_SCRIPT = f"""(query) => {{
   history.replaceState(null, "", location.pathname + query);
   const button = document.getElementById("dvl-link");
-  const said = button.textContent;
-  const copied = {_COPIED}[navigator.language.startsWith("zh") ? "zh" : "en"];
-  if (!navigator.clipboard || said === copied) return;
-  navigator.clipboard.writeText(location.href).then(() => {{
-    button.textContent = copied;
-    setTimeout(() => {{ button.textContent = said; }}, 1600);
-  }}).catch(() => {{}});
+  const said = button.dataset.said || button.textContent;
+  button.dataset.said = said;
+  const tell = (words) => {{
+    button.textContent = words;
+    setTimeout(() => {{ button.textContent = said; }}, 2400);
+  }};
+  const there = () => tell({strings.chosen("page.link-there")}); // no clipboard without https
+  if (!navigator.clipboard) return there();
+  navigator.clipboard.writeText(location.href).then(() => tell({strings.chosen("page.link-copied")}), there);
 }}"""
+DARK_SCRIPT = """() => {
+  const dark = document.body.classList.toggle("dark");
+  try { localStorage.setItem("dvl-mode", dark ? "dark" : "light"); } catch (error) { /* storage may be switched off */ }
+}"""
 
 # The strip's pictures get their address, and its buttons their voice, in the browser.
 EXAMPLES_SCRIPT = """
@@ -45,15 +46,24 @@ watch("value", () => {
 });"""
 
 
-# On a phone the settings start folded: chat first, the canvas under it.
-NARROW_SCRIPT = """() => {
-  const fold = (tries) => {
+# Light or dark as it was chosen last. Where the columns stand below each other, as on a phone, the settings start
+# folded: chat first, the canvas under it.
+LOAD_SCRIPT = f"""() => {{
+  try {{
+    const mode = localStorage.getItem("dvl-mode");
+    if (mode) document.body.classList.toggle("dark", mode === "dark");
+  }} catch (error) {{ /* storage may be switched off */ }}
+  const settle = (tries) => {{
+    const dark = document.getElementById("dvl-dark");
     const button = document.querySelector("#dvl-settings button.label-wrap");
-    if (!button && tries) setTimeout(() => fold(tries - 1), 100);
-    else if (button && button.classList.contains("open")) button.click();
-  };
-  if (matchMedia("(max-width: 700px)").matches) fold(50);
-}"""
+    if (!(dark && button)) return tries && setTimeout(() => settle(tries - 1), 100);
+    dark.setAttribute("aria-label", {strings.chosen("page.dark")});
+    const [chat, canvas] = document.querySelectorAll("#dvl-main > .column");
+    const stacked = canvas.getBoundingClientRect().top > chat.getBoundingClientRect().top;
+    if (stacked && button.classList.contains("open")) button.click();
+  }};
+  settle(50);
+}}"""
 
 PAGE_CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 

@@ -12,6 +12,7 @@ function createExplore(host) {
   const retired = new Set(); // ids of sweeps that were replaced: their late messages are not for us
 
   let message = null;
+  let before = null;         // the last message of a sweep that had rows, shown until there are newer ones
   let pointed = null;        // index of the row under the pointer or the focus
   let picked = null;         // index of the row that was clicked; it stays when the pointer leaves
   let frame = 0;
@@ -21,6 +22,7 @@ function createExplore(host) {
     if ((!message || message.sweep !== next.sweep) && !next.recorded) bringIntoView(root);
     if (message && message.sweep !== next.sweep) {
       retired.add(message.sweep);
+      if (message.rows.length) before = message;
       pointed = null;
       picked = null;
     }
@@ -48,11 +50,13 @@ function createExplore(host) {
     root.dataset.sweep = message ? message.sweep : "";
     slot["note"].textContent = note();
     paintProgress();
-    const rows = message ? message.rows : [];
-    root.dataset.rows = rows.length;
+    root.dataset.rows = message ? message.rows.length : 0;
+    const source = message && !message.rows.length ? before : message;
+    const rows = source ? source.rows : [];
+    root.dataset.shows = !rows.length ? "nothing" : source === message ? "now" : "before";
     if (!rows.length) return;
     const shown = rows.find((row) => row.index === pointed) || rows.find((row) => row.index === picked) || rows[0];
-    const view = { rows, shapes: shapesOf(message), shown: shown.index };
+    const view = { rows, shapes: shapesOf(source), shown: shown.index };
     root.dataset.shown = shown.index;
     chart.draw(view);
     table.draw(view);
@@ -69,8 +73,9 @@ function createExplore(host) {
   function note() {
     if (!message) return say("explore.empty");
     const { phase, plan, progress, rows, sentence } = message;
-    if (phase === "failed") return sayTrouble(sentence);
-    if (phase === "stopped") return say("explore.stopped", { count: rows.length });
+    const old = before && !rows.length ? " " + say("explore.before") : "";
+    if (phase === "failed") return sayTrouble(sentence) + old;
+    if (phase === "stopped") return rows.length ? say("explore.stopped", { count: rows.length }) : say("explore.stopped-none") + old;
     if (phase === "finished") {
       const rounds = plan.repeats > 1 ? "explore.finished.rounds" : "explore.finished";
       const found = say(rounds, { count: rows.length, repeats: plan.repeats }) + " " + best(rows);

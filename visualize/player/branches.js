@@ -1,6 +1,7 @@
 // The runs of this page as a small tree: which run left which at what step; and what two of them say differently.
 //
-// createBranches(slots, {show}).draw(runs, shown): runs is an array of runs in the order they came.
+// createBranches(slots, {show, picture(run, image) -> address}).draw(runs, shown): runs is an array of runs in the order
+// they came.
 
 function createBranches(slot, actions) {
   let compared = []; // ids of at most two runs
@@ -42,8 +43,12 @@ function createBranches(slot, actions) {
     button.type = "button";
     button.className = "dvl-run-name";
     button.setAttribute("aria-current", run.id === shown);
-    button.appendChild(document.createElement("b")).textContent = say("player.run", { n: known.indexOf(run) + 1 });
-    button.appendChild(document.createElement("span")).textContent = about(run, known);
+    const images = run.header.images || [];
+    const address = images.length ? images[images.length - 1].data || actions.picture(run, images.length - 1) : "";
+    if (address) Object.assign(button.appendChild(document.createElement("img")), { src: address, alt: "" });
+    const words = button.appendChild(document.createElement("span"));
+    words.appendChild(document.createElement("b")).textContent = say("player.run", { n: known.indexOf(run) + 1 });
+    words.appendChild(document.createElement("span")).textContent = " " + about(run, known);
     button.addEventListener("click", () => actions.show(run.id));
     const label = line.appendChild(document.createElement("label"));
     const box = label.appendChild(document.createElement("input"));
@@ -72,7 +77,7 @@ function createBranches(slot, actions) {
       const other = Object.keys(settings).filter((name) => settings[name] !== parent.settings[name]);
       for (const name of other.slice(0, 2)) words.push(setTo(name, settings[name]));
     } else {
-      words.push(question(run), say("player.block-by-steps", { size: settings.block_size, steps: settings.steps }));
+      words.push(questionOf(run), say("player.block-by-steps", { size: settings.block_size, steps: settings.steps }));
       words.push(...ownSettings(settings, known.filter((other) => !other.header.parent)));
       if ((run.header.given || []).length) words.push(say("player.by-template"));
     }
@@ -93,12 +98,6 @@ function createBranches(slot, actions) {
 
   function setTo(name, value) {
     return name === "strategy" ? sayStrategy(value) : name.replaceAll("_", " ") + " " + value;
-  }
-
-  function question(run) {
-    const messages = (run.header.prompt || {}).messages || [];
-    const text = messages.length ? messages[messages.length - 1].text.replace(/\s+/g, " ") : "";
-    return "“" + (text.length > 48 ? text.slice(0, 47) + "…" : text) + "”";
   }
 
   function paintDifference(known) {

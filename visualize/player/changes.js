@@ -70,16 +70,19 @@ function createChanges(slot, actions) {
     return found;
   }
 
-  function paintBar({ run, cursor, state, over }) {
+  // The bar is always there, so that nothing below it moves; with nothing to go on from it says how to come to that.
+  function paintBar({ run, cursor, state, over, playing }) {
+    slot["changes"].hidden = !actions.branch;
+    if (slot["changes"].hidden) return;
     const found = list(state.ids);
     const count = found.length;
     const put = found.filter(([, id]) => id !== null).length;
-    const ahead = over && (count > 0 || cursor < run.total || run.reason === "stopped");
-    slot["changes"].hidden = !actions.branch || !ahead || !over;
-    if (slot["changes"].hidden) return;
+    const ahead = over && (count > 0 || (!playing && (cursor < run.total || run.reason === "stopped")));
     slot["changes-text"].textContent = count || changes.pins.size
       ? say("player.changed", { n: put, again: count - put, pins: changes.pins.size, step: cursor })
-      : say("player.go-on-hint", { step: cursor });
+      : say(ahead ? "player.go-on-hint" : over ? "player.go-on-how" : "player.hold-how", { step: cursor });
+    slot["changes"].dataset.quiet = !ahead;
+    slot["go-on"].hidden = !ahead;
     slot["undo"].hidden = slot["discard"].hidden = !past.length;
     slot["go-on"].textContent = say(count ? "player.go-on-branch" : "player.go-on", { step: cursor });
     slot["changes"].dataset.count = count;

@@ -27,8 +27,14 @@ function createKeyboard(root, player) {
     if (nowhere && !root.getClientRects().length) return; // another tab of the page
     if (player.help.open) return;
     if ((event.ctrlKey || event.metaKey) && event.key === "z" && event.target.tagName !== "INPUT") { player.undo(); event.preventDefault(); return; }
-    if (event.altKey || event.ctrlKey || event.metaKey || /SELECT|INPUT|TEXTAREA/.test(event.target.tagName)) return;
+    if (event.altKey || event.ctrlKey || event.metaKey || isOwn(event)) return;
     if (handle(event)) event.preventDefault();
+  }
+
+  // Keys that what has the focus needs itself; a slider needs those that move it, and no others.
+  function isOwn({ target, key }) {
+    if (target.type === "range") return /^(Arrow|Home|End|Page)/.test(key);
+    return /SELECT|INPUT|TEXTAREA/.test(target.tagName);
   }
 
   function handle(event) {

@@ -13,6 +13,9 @@ const player = createDiffusionPlayer(element, {
   occlude: (asked) => trigger("occlude", asked),
   pause: (asked) => trigger("pause", asked),
   shown: (run) => trigger("shown", { run }),
+  begun: (canvas) => { // after a click on an example the keys are the player's
+    if (document.activeElement && document.activeElement.closest(".dvl-strip")) canvas.focus({ preventScroll: true });
+  },
 });
 player.receive(props.value);
 watch("value", () => player.receive(props.value));

@@ -10,6 +10,7 @@ function createOverlay(slot, actions) {
   let view = null;
   let region = null;   // [left, top, right, bottom], shares of the picture
   let from = null;     // where a drag began
+  let drawing = !matchMedia("(pointer: coarse)").matches; // a thumb scrolls over the picture until it is to draw
 
   image.addEventListener("load", () => draw(view));
   slot["layer"].addEventListener("input", () => draw(view));
@@ -39,6 +40,8 @@ function createOverlay(slot, actions) {
     slot["overlay-title"].textContent = !view.entry ? say("player.look-pick")
       : weights ? say("player.looked-at", { step: view.entry.index + 1, layer }) : say("player.look-unobserved");
     slot["observe-attention"].hidden = Boolean(weights) || !view.entry || !actions.observe;
+    panel.dataset.drawing = drawing;
+    slot["choose-region"].hidden = drawing;
     slot["occlusion"].hidden = !actions.occlude || Boolean(view.run.header.parent); // a branch began with the whole picture
     paintSteps();
     paint(images, which, weights);
@@ -130,7 +133,7 @@ function createOverlay(slot, actions) {
   }
 
   sheet.addEventListener("pointerdown", (event) => {
-    if (!actions.occlude) return;
+    if (!actions.occlude || !drawing) return;
     from = at(event);
     sheet.setPointerCapture(event.pointerId);
   });
@@ -140,6 +143,7 @@ function createOverlay(slot, actions) {
     setRegion([Math.min(from[0], to[0]), Math.min(from[1], to[1]), Math.max(from[0], to[0]), Math.max(from[1], to[1])]);
   });
   sheet.addEventListener("pointerup", () => { from = null; });
+  slot["choose-region"].addEventListener("click", () => { drawing = true; draw(view); });
   // The same by keyboard: arrows move the rectangle, with shift they resize it.
   sheet.addEventListener("keydown", (event) => {
     const move = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] }[event.key];

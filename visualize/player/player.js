@@ -22,20 +22,30 @@ function createDiffusionPlayer(host, options) {
   let waiting = 0;           // visitors before the run that was asked for; null = the model is being loaded
   let frame = 0;
   let selected = null;       // position in the inspector
+  let kept = null;           // the same in the run that comes next, where it was asked for from the inspector
 
   const cells = createCells(slot["canvas"]);
   const blocks = createBlocks(slot["blocks"]);
-  const heat = createHeatmap(slot["heat"], slot["heat-hint"], (step, position) => { pause(); seek(step); select(position); });
+  const heat = createHeatmap(slot["heat"], slot["heat-hint"], (step, position) => {
+    keepPlace(slot["heat"]);
+    pause();
+    seek(step);
+    select(position);
+  });
+  // The same run with more recorded, or without a part of the picture: the token that is looked into stays.
+  const again = (ask) => ask && ((asked) => { kept = selected; ask(asked); });
+  const observe = again(options.observe);
+  const occlude = again(options.occlude);
   const changes = createChanges(slot, { redraw: schedule, branch: options.branch ? goOn : null });
   const inspector = createInspector(slot, {
-    seek: (step) => { pause(); seek(step); }, observe: options.observe,
+    seek: (step) => { pause(); seek(step); }, observe,
     put: options.branch ? changes.put : null,
   });
   const overlay = createOverlay(slot, {
-    seek: (step) => { pause(); seek(step); }, picture: options.picture, observe: options.observe,
-    occlude: options.occlude ? (region) => options.occlude({ run: run.id, region }) : null,
+    seek: (step) => { pause(); seek(step); }, picture: options.picture, observe,
+    occlude: occlude ? (region) => occlude({ run: run.id, region }) : null,
   });
-  const branches = createBranches(slot, { show });
+  const branches = createBranches(slot, { show, picture: (of, image) => (options.picture ? options.picture(of.id, image) : "") });
   const spoken = createAnnouncer(slot["spoken"]);
 
   // -- receiving --
@@ -55,6 +65,7 @@ function createDiffusionPlayer(host, options) {
     else mergeMessage(known, message);
     if (known !== run) return advance(known);
     if (begins) bringIntoView(root, slot["canvas"]);
+    if (begins && options.begun) options.begun(slot["canvas"]);
     if (message.trace) startRecorded();
     advance(run);
   }
@@ -66,7 +77,7 @@ function createDiffusionPlayer(host, options) {
     if (runs.size > KEPT_RUNS) runs.delete(runs.keys().next().value);
     cursor = 0;
     following = true;
-    selected = null;
+    [selected, kept] = [kept, null];
     changes.clear();
     root.dataset.direction = "forward";
   }
@@ -133,7 +144,7 @@ function createDiffusionPlayer(host, options) {
     const shape = blockShape(run, cursor);
     const complete = run.total !== null && cursor === run.total;
     const view = { run, have, cursor, state, bounds, shape, complete, selected, position: selected, steps: shape.steps,
-                   active: activeBlock(bounds, state.last), blocks: blocksOf(run, bounds), kind: heatKind(), over: run.total !== null,
+                   active: activeBlock(bounds, state.last), blocks: blocksOf(run, bounds), kind: heatKind(), over: run.total !== null, playing: timer !== null,
                    changes: changes.get(), preview: changes.preview(state.ids) };
     cells.paint(view);
     if (!complete && (run.total === null || timer)) cells.keepInView(bounds[view.active]);
@@ -160,7 +171,7 @@ function createDiffusionPlayer(host, options) {
     if (waiting === null) return say("player.loading");
     if (waiting) return say(waiting === 1 ? "player.waiting-one" : "player.waiting-many", { n: waiting });
     if (!run.header) return run.note;
-    if (run.recorded) return say(run.note || "player.recorded-run", { model: run.header.model.name || "" });
+    if (run.recorded) return say(run.note || "player.recorded-run", { model: run.header.model.name || "", question: questionOf(run) });
     if (run.total === null) return say(run.steps.length ? "player.answering" : "player.reading");
     if (run.reason === "stopped") return say("player.stopped", { n: run.total });
     if (run.reason === "length") return say("player.reached-length", { n: run.header.length });
@@ -171,7 +182,9 @@ function createDiffusionPlayer(host, options) {
     const observed = run.steps.some((step) => step && step.entropies);
     slot["heat-entropy"].disabled = !observed;
     if (!observed && slot["heat-kind"].value === "entropy") slot["heat-kind"].value = "confidence";
-    return slot["heat-kind"].value || "confidence";
+    const kind = slot["heat-kind"].value || "confidence";
+    slot["heat-caption"].textContent = say(kind === "order" ? "player.heat-caption-order" : "player.heat-caption");
+    return kind;
   }
 
   function paintCounters({ state, blocks, shape, active }) {
@@ -284,6 +297,15 @@ function createDiffusionPlayer(host, options) {
     last: () => { pause(); seek(knownSteps(run)); },
   };
 
+  // What opens above a thing that was clicked does not push it away. A phone shows what opened instead (see select).
+  function keepPlace(node) {
+    if (innerWidth <= 700) return;
+    const { top } = node.getBoundingClientRect();
+    requestAnimationFrame(() => requestAnimationFrame(() => {
+      scrollBy({ top: node.getBoundingClientRect().top - top, behavior: "instant" });
+    }));
+  }
+
   // -- looking inside, and changing --
 
   function select(position) {
@@ -343,13 +365,15 @@ function createDiffusionPlayer(host, options) {
     slot["edit-text"].focus();
   });
   slot["edit-form"].addEventListener("submit", (event) => { event.preventDefault(); putTyped(); });
-  slot["observe"].addEventListener("click", () => options.observe({ run: run.id }));
-  slot["observe-attention"].addEventListener("click", () => options.observe({ run: run.id }));
+  slot["observe"].addEventListener("click", () => observe({ run: run.id }));
+  slot["observe-attention"].addEventListener("click", () => observe({ run: run.id }));
   slot["scrubber"].addEventListener("input", () => { pause(); seek(Number(slot["scrubber"].value)); });
   slot["heat-kind"].addEventListener("change", schedule);
   slot["ends"].addEventListener("change", () => { root.dataset.ends = slot["ends"].checked; });
   slot["details"].addEventListener("toggle", schedule);
   slot["help-open"].addEventListener("click", typed.openHelp);
+  slot["full"].hidden = !document.fullscreenEnabled;
+  slot["full"].addEventListener("click", () => { document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen(); });
   document.addEventListener("visibilitychange", () => { if (run.id && !document.hidden) advance(run); });
 
   const api = { receive, seek, play, pause, select, show, redraw: schedule };

@@ -38,6 +38,13 @@ function tokenText(run, id) {
   return new TextDecoder().decode(run.vocabulary.get(id) || new Uint8Array());
 }
 
+// What was asked last, in quotes, on one line.
+function questionOf(run) {
+  const messages = (run.header.prompt || {}).messages || [];
+  const text = messages.length ? messages[messages.length - 1].text.replace(/\s+/g, " ") : "";
+  return "“" + (text.length > 48 ? text.slice(0, 47) + "…" : text) + "”";
+}
+
 function isEnd(run, id) {
   return (run.header.model.eos_token_ids || []).includes(id);
 }

@@ -26,6 +26,12 @@ def by_language(*parts: str) -> dict[str, dict[str, str]]:
     return {name: {key: texts[name] for part in parts for key, texts in table(part).items()} for name in LANGUAGES}
 
 
+def chosen(key: str) -> str:
+    """JavaScript for one sentence, in the browser's language."""
+    texts = json.dumps(table(key.partition(".")[0])[key], ensure_ascii=False).replace("<", "\\u003c")
+    return f'({texts})[navigator.language.startsWith("zh") ? "zh" : "en"]'
+
+
 def script(*parts: str) -> str:
     """JavaScript that defines `say(key, values)` and `sayAll(root)` for the sentences of `parts`."""
     texts = json.dumps(by_language(*parts), ensure_ascii=False).replace("<", "\\u003c")
