@@ -3,9 +3,12 @@
 import copy
 import importlib.util
 import json
+import math
+import shutil
 
 import pytest
 import torch
+from accelerate import Accelerator
 from parents import PARENTS
 from safetensors import safe_open
 from training_runs import fresh, llava_set, losses, settings, small_checkpoint, start, train, trainer
@@ -179,11 +182,69 @@ def test_bad_runs_are_refused_by_name(vl, data, tmp_path, monkeypatch):
         train(values | {"seed": 1})
     bad = start(values | {"model": str(tmp_path)}, tmp_path / "bad.json")
     assert bad.wait() == 2 and bad.stderr.read().startswith("train: output=")
+    shutil.rmtree(tmp_path / "run" / "model")  # or there would be nothing left to do
     state = tmp_path / "run" / "checkpoints" / "step-000001" / "run.json"
     for file, text in ((state, "{}"), (state, None), (state.parents[2] / "run.json", '{"a')):
         file.unlink() if text is None else file.write_text(text)
         with pytest.raises(ConfigError, match=f"output='{file.parent}': its run.json can't be used"):
             train(values)
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_costs_the_weights(vl, data, tmp_path, monkeypatch):
+    """The last resume point stays what it was, and the run goes on from there."""
+    values = settings(vl, data, tmp_path / "run", schedule={"steps": 5}, checkpoints={"every": 2, "keep": 1})
+    backward, calls = Accelerator.backward, []
+
+    def spoilt(self, loss, **how):
+        backward(self, loss, **how)
+        calls.append(loss)
+        if len(calls) == 6:  # two passes an update: in the third
+            next(p for p in torch.nn.ModuleList(self._models).parameters() if p.grad is not None).grad[0] = math.nan
+
+    for clip in (1.0, 0.0):
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        calls.clear()
+        with monkeypatch.context() as patched, pytest.raises(ValueError, match="gradient became nan at update 3"):
+            patched.setattr(Accelerator, "backward", spoilt)
+            train(values | {"optimizer": values["optimizer"] | {"clip": clip}})
+        assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["step-000002"]
+    folder = train(values | {"optimizer": values["optimizer"] | {"clip": 0.0}})
+    assert all(weight.isfinite().all() for weight in load_model(folder, device="cpu")[0].state_dict().values())
+
+
+def test_a_finished_run_is_told_from_another_without_its_resume_points(vl, data, tmp_path):
+    values = settings(vl, data, tmp_path / "run", schedule={"steps": 2})
+    folder = train(values)
+    written = (folder / "model.safetensors").stat().st_mtime_ns
+    shutil.rmtree(tmp_path / "run" / "checkpoints")
+    with pytest.raises(ConfigError, match="seed is 0 there and 1 here"):
+        train(values | {"seed": 1})
+    assert train(values) == folder and (folder / "model.safetensors").stat().st_mtime_ns == written
+
+
+def test_the_held_out_loss_does_not_depend_on_the_rows_of_a_pass(vl, data, tmp_path):
+    found = []
+    for micro in (1, 2, 4):
+        values = settings(vl, data, tmp_path / str(micro), micro_batch=micro, schedule={"steps": 1},
+                          data={"held_out": 5}, evaluation={"every": 1, "rows": 5})
+        train(values)
+        found.append(next(e for e in read_log(tmp_path / str(micro) / "log.jsonl") if "held_out_loss" in e))
+    losses = [entry["held_out_loss"] for entry in found]
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-4)
+    levels = [entry["held_out_by_level"] for entry in found]
+    assert all(levels[0][name] == pytest.approx(other[name], rel=1e-3) for other in levels for name in levels[0])
+
+
+def test_turns_that_do_not_fit_are_counted(vl, data, tmp_path):
+    train(settings(vl, data, tmp_path / "run", schedule={"steps": 2}, data={"max_length": 70}))
+    entries = [entry for entry in read_log(tmp_path / "run" / "log.jsonl") if "loss" in entry]
+    assert entries[-1]["dropped_turns"] == 8  # one of two, in each of eight rows
+
+
+def test_an_adapter_on_a_shared_embedding_is_refused(vl, data, tmp_path):
+    values = settings(vl, data, tmp_path / "run", lora={"rank": 2, "targets": ["lm_head"]})
+    with pytest.raises(ConfigError, match="lm_head is this model's input embedding, too"):
+        train(values)
 
 
 def test_the_command_says_in_one_line_why_it_stops(vl, data, tmp_path, monkeypatch, capsys):

@@ -37,7 +37,10 @@ def with_field(path: str, value):
     [
         ("optimiser", {}, "did you mean optimizer"),
         ("optimizer.lr.visoin", 1e-6, "did you mean optimizer.lr.vision"),
-        ("optimizer.lr.language", "fast", "a number"),
+        ("optimizer.lr.language", "fast", "a finite number"),
+        ("schedule.warmup", ".inf", "a finite number"),
+        ("lora.alpha", float("inf"), "a finite number"),
+        ("data.picture_size", 64, "at least 128 pixels"),
         ("optimizer.lr.language", -1, "frozen"),
         ("optimizer.name", "sgd", "adamw, muon"),
         ("optimizer.betas", [0.9], "list of 2"),

@@ -16,6 +16,7 @@ from ..decoding.autoregressive import autoregress
 from ..decoding.graphs import without_graphs
 from ..engine import Engine, Stepped
 from ..models.loading import load_model
+from ..models.precision import without_cudnn_attention
 from ..training.answers import masked_token_losses, next_token_losses
 from ..training.flex import Attention
 from ..training.objective import IGNORE, add_noise, block_diffusion_loss, diffusion_forward
@@ -167,6 +168,7 @@ def train_suite(
     noise = add_noise(labels, blocks.to(device), tokens.to(device), block_size=8)
     losses: dict[str, float] = {}
 
+    @without_cudnn_attention()  # as training has it
     def step(name: str, loss_of: Callable[[], torch.Tensor]) -> Outcome:
         loss = loss_of()
         loss.backward()

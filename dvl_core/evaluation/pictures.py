@@ -200,7 +200,7 @@ def evaluate_pictures(
     if batch < 1:
         raise ValueError(f"batch={batch} must be at least 1")
     questions = load_questions(folder)
-    config = config or DecodingConfig(max_new_tokens=96)
+    config = config or model.default_config(max_new_tokens=96)
     for kind in dict.fromkeys(q.kind for q in questions):
         asked = [q for q in questions if q.kind == kind]
         began, given, tokens, steps = time.perf_counter(), [], 0, 0

@@ -84,7 +84,7 @@ def evaluate_task(
     """
     if samples < 1:
         raise ValueError(f"samples={samples} must be at least 1")
-    config = config or DecodingConfig(max_new_tokens=96)
+    config = config or model.default_config(max_new_tokens=96)
     began, right, tokens, steps, mistakes = time.perf_counter(), 0, 0, 0, []
     for start in range(0, samples, batch):
         seeds = [seed * SEEDS_PER_RUN + i for i in range(start, min(start + batch, samples))]

@@ -13,6 +13,7 @@ import random
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from ..folders import make_folder
 from .drawing import draw
 from .pictures import CANVAS, Picture, Style, Text
 from .questions import ask
@@ -86,4 +87,9 @@ def write_examples(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and examples.json")
-    write_examples(parser.parse_args().out)
+    out = parser.parse_args().out
+    try:
+        make_folder("out", out)
+    except ValueError as error:
+        parser.error(str(error))
+    write_examples(out)

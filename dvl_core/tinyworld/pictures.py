@@ -30,7 +30,6 @@ MAX_SHAPES = 8
 MAX_LINE, MAX_LINES = 12, 3  # of a text: characters per line, lines
 MAX_PAGE_LINES = 6  # of a page that only the vision warm-up sees
 MAX_READING = 9  # largest value that has to be read off the height of a bar or a point; larger ones are written
-CHARTS = ("bar", "line", "pie")
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable
-from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
@@ -85,10 +84,3 @@ def answer_encoder(tokenizer) -> Callable[[str], list[int]]:
         return ids
 
     return encode
-
-
-def save_tokenizer(folder: str | Path) -> PreTrainedTokenizerFast:
-    """Build the tokenizer and write its files into `folder`."""
-    tokenizer = build_tokenizer()
-    tokenizer.save_pretrained(folder)
-    return tokenizer

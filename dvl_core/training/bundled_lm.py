@@ -290,6 +290,11 @@ def run(options: argparse.Namespace) -> None:
     wanted = options.stages.split(",")
     if set(wanted) - set(STAGES):
         raise ConfigError("--stages", options.stages, f"must be some of {','.join(STAGES)}")
+    first, last = min(map(STAGES.index, wanted)), max(map(STAGES.index, wanted))
+    if missing := set(STAGES[first : last + 1]) - set(wanted):
+        between = [stage for stage in STAGES if stage in missing and not (options.out / stage).is_dir()]
+        if between:
+            raise ConfigError("--stages", options.stages, f"leaves out {','.join(between)}, which is not in --out")
     if options.go_on < 0:
         raise ConfigError("--go-on", options.go_on, "must be 0 or more")
     hardware = Hardware.of(options.device, options.workers, options.compile)

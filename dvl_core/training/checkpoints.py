@@ -50,9 +50,9 @@ def _read(file: Path, *names: str) -> dict[str, Any]:
 def check_same_run(folder: Path, fields: dict[str, Any]) -> None:
     """Refuse to continue a run with other settings than it began with. Raises ConfigError naming them.
 
-    A folder without a resume point holds nothing to continue, and may begin anew.
+    A folder with neither a resume point nor a finished model holds nothing to continue, and may begin anew.
     """
-    if not latest(folder / "checkpoints"):
+    if not latest(folder / "checkpoints") and not (folder / "model").exists():
         return
     if found := differences(_read(folder / STATE), fields):
         raise ConfigError("output", str(folder), f"holds a run with other settings ({'; '.join(found)}): "
@@ -122,6 +122,8 @@ def save_model(place: Path, accelerator: Accelerator, learner: nn.Module, proces
             named.pop("lm_head.weight", None)
         named = {name: v.to(dtype) if v.is_floating_point() else v for name, v in named.items()}
         model.config.dtype = dtype
+        if accelerator.distributed_type == DistributedType.DEEPSPEED and sharded(accelerator):
+            model._weight_conversions = None  # loading under ZeRO-3 leaves all there are, and saving would undo them
         model.save_pretrained(folder, state_dict=named, max_shard_size="4GB")
         processor.save_pretrained(folder)
 

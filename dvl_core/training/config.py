@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from ..tinyworld.pictures import CANVAS
 from .settings import ConfigError, build, override, read_file, require
 
 
@@ -23,7 +24,8 @@ class DataConfig:
         held_out: llava samples kept out of training for the held-out loss. TinyWorld has a split of its own.
         first_seed: of TinyWorld's training pictures.
         picture_size: pixels per side at which TinyWorld is drawn.
-        max_length: longest row in tokens, pictures included; None for the processor's own limit.
+        max_length: longest row in tokens, pictures included; later turns that do not fit are dropped, and counted in
+            the log. None for the processor's own limit.
         workers: processes that read and encode; 0 does it in the training process.
     """
 
@@ -45,7 +47,7 @@ class DataConfig:
                 "must be 0 or more, and is for kind: llava (TinyWorld holds out its test split)")
         require(self, "samples", self.samples is None or self.samples > 0, "must be above 0, or null for all")
         require(self, "first_seed", self.first_seed >= 0, "must be 0 or more")
-        require(self, "picture_size", self.picture_size >= 16, "must be at least 16 pixels")
+        require(self, "picture_size", self.picture_size >= CANVAS, f"must be at least {CANVAS} pixels")
         require(self, "max_length", self.max_length is None or self.max_length >= 16, "must be at least 16 tokens")
         require(self, "workers", self.workers >= 0, "must be 0 or more")
 

@@ -17,6 +17,7 @@ from .flex import Attention
 from .noise import masked_positions, noise_levels, spread_over_tokens
 from .objective import IGNORE, NoisyBatch
 from .options import beta_levels, complementary, effective_mask_ratio_weights, inverse_level_weights, mixed_loss
+from .rows import as_draws
 
 QUARTILES = 4
 
@@ -30,6 +31,10 @@ class Learner(nn.Module):
         dummy: model inputs of one small picture, for batches without any: every device has to use the vision tower,
             or those that do would wait for those that don't.
         attention: how attention is computed; see `flex.takes_flex`.
+
+    Attributes:
+        measured: of the last batch: its loss, and by quartile of the noise level the sum of the token losses and their
+            number, float32 [9], without gradient.
     """
 
     def __init__(
@@ -57,6 +62,12 @@ class Learner(nn.Module):
             loss: scalar; levels: float [4, 2], per quartile of the noise level the sum of the token losses and their
             number (all 0 for next-token prediction, which has no noise).
         """
+        result = self._loss(batch, block_size, progress)
+        # Kept as they are: FSDP's mixed precision rounds what a forward pass takes and gives to bfloat16.
+        self.measured = torch.cat([result["loss"].detach().float().reshape(1), result["levels"].float().flatten()])
+        return result
+
+    def _loss(self, batch: dict[str, Any], block_size: int, progress: float) -> dict[str, Tensor]:
         ids, labels = batch["input_ids"], batch["labels"]
         embeds = self.model.embed_inputs(ids, **batch["pictures"])
         if not batch["pictures"]:
@@ -89,7 +100,8 @@ class Learner(nn.Module):
         return {"loss": loss, "levels": levels}
 
     def _noise(self, batch: dict[str, Any], block_size: int, progress: float) -> NoisyBatch:
-        curve, uniform = self.objective.beta_noise, batch["block_uniform"]
+        curve = self.objective.beta_noise
+        uniform, by_token = (as_draws(batch[f"{kind}_uniform"]) for kind in ("block", "token"))
         published = self.objective.spread == "published"
         if curve.enabled:
             uniform = noise_levels(uniform, 0.0, 1.0, published)
@@ -98,7 +110,7 @@ class Learner(nn.Module):
         else:
             levels = noise_levels(uniform, self.low, self.high, published)
         levels = spread_over_tokens(levels, block_size, batch["labels"].shape[1])
-        return NoisyBatch(levels, masked_positions(batch["token_uniform"], levels, batch["labels"] != IGNORE))
+        return NoisyBatch(levels, masked_positions(by_token, levels, batch["labels"] != IGNORE))
 
     def _weights(self, noise: NoisyBatch, labels: Tensor, block_size: int) -> Tensor:
         if self.objective.weighting == "effective_mask_ratio":

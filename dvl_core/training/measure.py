@@ -12,7 +12,8 @@ from torch import nn
 
 from .config import BetaNoiseConfig, EvaluationConfig, ObjectiveConfig, TrainConfig
 from .logs import by_level_entry
-from .rows import RowEncoder
+from .objective import IGNORE
+from .rows import Row, RowEncoder
 from .settings import ConfigError
 from .stream import DataSet, Plan, SlotBatches, SlotRows, batches
 
@@ -31,6 +32,19 @@ def standing(objective: ObjectiveConfig) -> ObjectiveConfig:
     """The objective with nothing that changes during a run, so that losses can be compared along it."""
     return replace(objective, beta_noise=BetaNoiseConfig(enabled=False), block_annealing=False, complementary=False,
                    ar_weight=0.0, weighting="inverse_level", spread="even")
+
+
+class HeldOutRows(SlotRows):
+    """The held-out rows, and behind them rows in which nothing is learnt, to fill the last passes.
+
+    So what is measured does not depend on how many rows a pass has.
+    """
+
+    def __getitem__(self, slot: int) -> Row:
+        row = super().__getitem__(min(slot, self.plan.batch - 1))
+        if slot >= self.plan.batch:
+            row.labels, row.skipped = torch.full_like(row.labels, IGNORE), []
+        return row
 
 
 class HeldOut:
@@ -56,12 +70,13 @@ class HeldOut:
         rows = config.evaluation.rows
         if data.held_out_order is not None and data.held_out_order.indices is not None:
             rows = min(rows, len(data.held_out_order.indices))
-        self.rows = -(-rows // share) * share if data.held_out is not None else 0
+        self.rows, self.micro = rows if data.held_out is not None else 0, config.micro_batch
         if self.rows:
             plan = Plan(self.rows, 1, config.seed, block_size, self.objective)
-            slots = SlotBatches(0, 1, self.rows, config.micro_batch, accelerator.process_index,
+            whole_passes = -(-self.rows // share) * share
+            slots = SlotBatches(0, 1, whole_passes, config.micro_batch, accelerator.process_index,
                                 accelerator.num_processes)
-            source = SlotRows(data.held_out, data.held_out_order, encode, plan)
+            source = HeldOutRows(data.held_out, data.held_out_order, encode, plan)
             self.loader = batches(source, slots, pad_id, 0, False)
 
     def measure(self, learner: nn.Module) -> dict[str, Any]:
@@ -77,14 +92,14 @@ class HeldOut:
             with torch.no_grad():
                 for batch in self.loader:
                     skipped += batch.pop("skipped")
-                    result = learner(to_device(batch, self.accelerator.device), self.block_size, 1.0)
-                    parts = [result["loss"].reshape(1), result["levels"].flatten()]
-                    total += torch.cat(parts).double().cpu()
+                    batch.pop("dropped")
+                    learner(to_device(batch, self.accelerator.device), self.block_size, 1.0)
+                    total += inner.measured.double().cpu()
         finally:
             inner.objective = kept
             learner.train()
-        mean = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), "mean") / len(self.loader)
-        loss, *levels = mean.tolist()
+        whole = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), "sum")
+        loss, *levels = (whole * self.micro / self.rows).tolist()  # the loss of a pass is a mean over its rows
         self.skipped = gather_object(skipped)
         return {"held_out_loss": round(loss, 6),
                 "held_out_by_level": by_level_entry([levels[i : i + 2] for i in range(0, 8, 2)]),

@@ -58,7 +58,8 @@ def beta_levels(uniform: Tensor, progress: float, mean: tuple[float, float], con
     share = min(1.0, progress / until)
     m, c = (start + (end - start) * share for start, end in (mean, concentration))
     grid = (torch.arange(4096, dtype=torch.float64, device=uniform.device) + 0.5) / 4096
-    density = torch.exp((m * c - 1) * grid.log() + ((1 - m) * c - 1) * (-grid).log1p())
+    logarithm = (m * c - 1) * grid.log() + ((1 - m) * c - 1) * (-grid).log1p()
+    density = torch.exp(logarithm - logarithm.max())
     reached = density.cumsum(0) / density.sum()
     return grid[torch.searchsorted(reached, uniform.double().contiguous()).clamp(max=4095)].to(uniform.dtype)
 

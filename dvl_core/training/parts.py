@@ -39,6 +39,9 @@ def add_adapters(model: nn.Module, config: AdapterConfig, seed: int) -> None:
     ]
     if not targets:
         raise ConfigError("lora.targets", config.targets, "the language model has no linear layers of these names")
+    if model.lm_head.weight is model.get_input_embeddings().weight and any("lm_head" in name for name in targets):
+        raise ConfigError("lora.targets", config.targets, "lm_head is this model's input embedding, too, and can't "
+                          "have an adapter of its own: leave it out")
     settings = LoraConfig(r=config.rank, lora_alpha=config.alpha, lora_dropout=config.dropout, target_modules=targets)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -22,7 +22,7 @@ class Replay:
     Args:
         fresh: endless batches.
         device: where they go.
-        keep: how many to keep for another time.
+        keep: how many to keep for another time; on CUDA no more than fit into a third of the memory that is free.
         seed: of the choice among them.
 
     Attributes:
@@ -54,6 +54,8 @@ class Replay:
             return self._choice.choice(self._held)
         if isinstance(batch, BaseException):
             raise batch
+        if not self._held:
+            self._held = deque(maxlen=min(self._held.maxlen, _fitting(batch, self.device)))
         self.drawn += 1
         self._held.append(batch)
         return batch
@@ -87,3 +89,11 @@ class Replay:
                 continue
             return True
         return False
+
+
+def _fitting(batch: Batch, device: torch.device) -> int:
+    """How many such batches a device can hold beside what it has to do."""
+    if device.type != "cuda":
+        return 10**9
+    free, _ = torch.cuda.mem_get_info(device)
+    return max(1, int(free / 3 / sum(tensor.nbytes for tensor in batch.values())))

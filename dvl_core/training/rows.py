@@ -23,6 +23,7 @@ class Row:
         pictures: the processor's tensors for the pictures, by input name.
         block_uniform, token_uniform: draws from U(0, 1) for the noise, one per block and one per token.
         skipped: (name, reason) of samples that could not be used in its place.
+        dropped: answers of later turns that did not fit.
     """
 
     ids: Tensor
@@ -33,6 +34,7 @@ class Row:
     block_uniform: Tensor | None = None
     token_uniform: Tensor | None = None
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    dropped: int = 0
 
 
 class RowEncoder:
@@ -61,7 +63,7 @@ class RowEncoder:
         Raises:
             ValueError: a picture or conversation that can't be used.
         """
-        inputs = self._fitting(messages)
+        inputs, dropped = self._fitting(messages)
         ids, learnt = inputs.pop("input_ids")[0], inputs.pop("assistant_masks")[0].bool()
         inputs.pop("attention_mask")
         length = int(learnt.nonzero()[-1]) + 1  # the newline after the last answer is not its part
@@ -71,22 +73,23 @@ class RowEncoder:
         pad = -length % block_size if block_size else 0
         tail = torch.full((pad,), self.eos_id)
         return Row(torch.cat([ids[:length], tail]), torch.cat([labels, tail]),
-                   torch.cat([turn, turn[-1].expand(pad)]), length, dict(inputs))
+                   torch.cat([turn, turn[-1].expand(pad)]), length, dict(inputs), dropped=dropped)
 
-    def _fitting(self, messages: list[dict[str, Any]]) -> Any:
-        """Model inputs of as many whole turns as fit."""
+    def _fitting(self, messages: list[dict[str, Any]]) -> tuple[Any, int]:
+        """Model inputs of as many whole turns as fit, and how many did not."""
+        dropped = 0
         while True:
             try:
                 return self.processor.apply_chat_template(
                     messages, add_generation_prompt=False, return_assistant_tokens_mask=True,
                     max_length=self.max_length,
-                )
+                ), dropped
             except ValueError as error:
                 if "tokens long" not in str(error):
                     raise
                 if sum(m["role"] == "assistant" for m in messages) < 2:
                     raise ValueError(f"{str(error).partition(':')[0]}: raise data.max_length.") from error
-                messages = messages[:-2]
+                messages, dropped = messages[:-2], dropped + 1
 
 
 def draw_noise(row: Row, block_size: int, spread: str, seed: int, slot: int, batch: int) -> None:
@@ -120,7 +123,8 @@ def collate(rows: list[Row], pad_id: int) -> dict[str, Any]:
 
     Returns:
         input_ids, labels, turn, attention_mask and token_uniform [B, L], block_uniform [B, blocks], lengths [B],
-        pictures (tensors of all pictures, by input name) and skipped (all rows' together).
+        pictures (tensors of all pictures, by input name), skipped (all rows' together) and dropped (their sum). The
+        draws are the bits of float32 numbers (`as_draws`), which mixed precision leaves alone.
     """
     fill = torch.nn.utils.rnn.pad_sequence
     pictures = {name for row in rows for name in row.pictures}
@@ -129,9 +133,15 @@ def collate(rows: list[Row], pad_id: int) -> dict[str, Any]:
         "labels": fill([row.labels for row in rows], True, IGNORE),
         "turn": fill([row.turn for row in rows], True, 0),
         "attention_mask": fill([torch.ones(len(row.ids), dtype=torch.bool) for row in rows], True, False),
-        "block_uniform": fill([row.block_uniform for row in rows], True, 0.5),
-        "token_uniform": fill([row.token_uniform for row in rows], True, 0.5),
+        "block_uniform": fill([row.block_uniform for row in rows], True, 0.5).view(torch.int32),
+        "token_uniform": fill([row.token_uniform for row in rows], True, 0.5).view(torch.int32),
         "lengths": torch.tensor([row.length for row in rows]),
         "pictures": {n: torch.cat([row.pictures[n] for row in rows if n in row.pictures]) for n in sorted(pictures)},
         "skipped": [skip for row in rows for skip in row.skipped],
+        "dropped": sum(row.dropped for row in rows),
     }
+
+
+def as_draws(uniform: Tensor) -> Tensor:
+    """The draws of a batch as float32 numbers; those that are numbers already stay as they are."""
+    return uniform if uniform.is_floating_point() else uniform.view(torch.float32)

@@ -108,12 +108,13 @@ def _convert(kind: Any, value: Any, at: str) -> Any:
 def _plain(kind: type, value: Any, at: str) -> Any:
     if kind is float and not isinstance(value, bool) and isinstance(value, int | float | str):
         try:
-            return float(value)
+            if math.isfinite(number := float(value)):
+                return number
         except ValueError:
             pass
     elif type(value) is kind:
         return value
-    names = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
+    names = {float: "a finite number", int: "a whole number", bool: "true or false", str: "text"}
     raise ConfigError(at, value, f"must be {names[kind]}")
 
 
@@ -126,13 +127,36 @@ def read_file(path: Path) -> dict[str, Any]:
     except UnicodeDecodeError as error:
         raise ConfigError("config", str(path), f"is no text in UTF-8 ({error.reason} at {error.start})") from error
     try:
-        values = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+        if path.suffix == ".json":
+            values = json.loads(text, object_pairs_hook=_json_mapping)
+        else:
+            values = yaml.load(text, _Loader)
     except (ValueError, yaml.YAMLError) as error:
         kind = "JSON" if path.suffix == ".json" else "YAML"
         raise ConfigError("config", str(path), f"is not valid {kind}: {_reason(error)}") from error
     if not isinstance(values, dict):
         raise ConfigError("config", str(path), "must hold a mapping of fields")
     return values
+
+
+def _refuse_doubles(names: list[str]) -> None:
+    """Of two fields of one name, one would be passed over without a word. Raises ValueError."""
+    if double := next((name for name in names if names.count(name) > 1), None):
+        raise ValueError(f"{double} is there twice")
+
+
+def _json_mapping(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    _refuse_doubles([name for name, _ in pairs])
+    return dict(pairs)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML whose mappings have every field once."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """As usual, behind a look at the names."""
+        _refuse_doubles([key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)])
+        return super().construct_mapping(node, deep)
 
 
 def _reason(error: Exception) -> str:

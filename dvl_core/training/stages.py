@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
@@ -202,14 +203,29 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
                                  f"before is in {out / folder}. Lower the learning rate.")
         if time.monotonic() - saved > 60:
             saved = time.monotonic()
-            bundle.save(model, tokenizer, out / folder, diffusion)
+            _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision" and bundle.settle:
         bundle.settle(model, module.reader, batch["pictures"])
-    bundle.save(model, tokenizer, out / folder, diffusion)
+    _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision":
         save_file(module.heads.state_dict(), out / kind / HEADS_FILE)
     log.write(stage=folder, done=True, samples=seen, minutes=round((time.monotonic() - began) / 60, 2))
     return seen
+
+
+def _save(bundle: Bundle, model, tokenizer, place: Path, diffusion: bool) -> None:
+    """Write the model beside its place and move it there whole: shards of two moments would load without complaint.
+
+    The heads that lie there stay.
+    """
+    unfinished = place.with_name(f".{place.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    bundle.save(model, tokenizer, unfinished, diffusion)
+    if (place / HEADS_FILE).exists():
+        shutil.copy(place / HEADS_FILE, unfinished)
+    shutil.rmtree(place, ignore_errors=True)
+    unfinished.rename(place)
 
 
 def _compiled(module: nn.Module, device: torch.device) -> nn.Module:

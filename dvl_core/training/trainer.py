@@ -79,7 +79,7 @@ class Trainer:
         self.data = open_data(config.data, config.seed)
         self.updates = _updates(config, self.data.size)
         self._load()
-        self.update, self.window, self.skipped = 0, Window(), 0
+        self.update, self.window, self.skipped, self.dropped = 0, Window(), 0, 0
 
     def _check_sharding(self) -> None:
         split, kind = sharded(self.accelerator), self.accelerator.distributed_type
@@ -121,7 +121,10 @@ class Trainer:
         self.average = WeightAverage(named, config.ema_decay) if config.ema_decay else None
 
     def run(self) -> Path:
-        """Train to the end. Returns the folder of the finished model."""
+        """Train to the end. Returns the folder of the finished model, at once where this very run made it before."""
+        finished = self.folder / "model"
+        if (finished / "config.json").exists():
+            return finished
         self._resume()
         self.log = RunLog(self.folder, self.config, self.accelerator, self.update, self.updates)
         self._record()
@@ -130,11 +133,9 @@ class Trainer:
             if self.update == 0:
                 self._measure()
             self._train()
-        finished = self.folder / "model"
-        if not (finished / "config.json").exists():
-            with self._averaged():
-                dtype = getattr(torch, self.config.precision)
-                save_model(finished, self.accelerator, self.learner, self.processor, self.tied, dtype)
+        with self._averaged():
+            dtype = getattr(torch, self.config.precision)
+            save_model(finished, self.accelerator, self.learner, self.processor, self.tied, dtype)
         self.log.close()
         return finished
 
@@ -144,6 +145,7 @@ class Trainer:
             return
         state = load_point(point, self.accelerator, self.average)
         self.update, self.skipped, self.window = state["update"], state["skipped"], Window(**state["window"])
+        self.dropped = state.get("dropped", 0)
 
     def _record(self) -> None:
         if self.accelerator.is_main_process and self.update == 0:
@@ -158,18 +160,18 @@ class Trainer:
         if self.update < self.updates:
             rows[self.update * config.batch]  # a wrong folder is found here, where the message can be read
         loader = batches(rows, slots, self.pad_id, config.data.workers, self.accelerator.device.type == "cuda")
-        sums = torch.zeros(2 + 2 * QUARTILES, device=self.accelerator.device)
+        sums = torch.zeros(3 + 2 * QUARTILES, device=self.accelerator.device)  # skipped, loss, levels, dropped
         skipped: list[tuple[str, str]] = []
         began = time.monotonic()
         for batch in loader:
             skipped += batch.pop("skipped")
+            sums[-1] += batch.pop("dropped")
             self._set_rates()
             with self.accelerator.accumulate(self.learner):
                 result = self.learner(to_device(batch, self.accelerator.device), plan.block_at(self.update),
                                       plan.progress(self.update))
                 self.accelerator.backward(result["loss"])
-                parts = [result["loss"].detach().reshape(1), result["levels"].flatten()]
-                sums += torch.cat([sums.new_zeros(1), *(part.float() for part in parts)])
+                sums[1:-1] += self.accelerator.unwrap_model(self.learner).measured
                 norm = self._step()
             if self.accelerator.sync_gradients:
                 sums[0] = len(skipped)
@@ -186,13 +188,22 @@ class Trainer:
             group["lr"] = rate * self.factor
 
     def _step(self) -> float | None:
-        """Clip and move the weights when the gradients of an update are complete; returns their norm."""
+        """Clip and move the weights when the gradients of an update are complete; returns their norm.
+
+        Raises:
+            ValueError: when it is not finite: it would leave no weight that is a number, nor would what is saved next.
+        """
         norm = None
-        if self.accelerator.sync_gradients and self.config.optimizer.clip:
-            norm = self.accelerator.clip_grad_norm_(self.learner.parameters(), self.config.optimizer.clip)
+        if self.accelerator.sync_gradients:
+            limit = self.config.optimizer.clip or math.inf
+            norm = self.accelerator.clip_grad_norm_(self.learner.parameters(), limit)  # None before DeepSpeed knows
+            norm = None if norm is None else float(norm)
+            if norm is not None and not math.isfinite(norm):
+                raise ValueError(f"the gradient became {norm} at update {self.update + 1}: lower optimizer.lr, or clip "
+                                 "harder; the run goes on from its last resume point")
         self.optimizer.step()
         self.optimizer.zero_grad()
-        return None if norm is None else float(norm)
+        return norm
 
     def _finish_update(self, sums: torch.Tensor, skipped: list[tuple[str, str]], norm: float | None,
                        began: float) -> None:
@@ -206,6 +217,7 @@ class Trainer:
         self.window.add(loss, [total[i : i + 2] for i in range(2, 2 + 2 * QUARTILES, 2)])
         self.update += 1
         self.skipped += int(total[0])
+        self.dropped += int(total[-1])
         self.log.advance(loss, self.skipped)
         if total[0]:
             self.log.skip(self.update, gather_object(skipped))
@@ -217,7 +229,8 @@ class Trainer:
         if config.evaluation.every and (self.update % config.evaluation.every == 0 or last):
             self._measure()
         if self.update % config.checkpoints.every == 0 or last:
-            state = {"update": self.update, "skipped": self.skipped, "window": asdict(self.window)}
+            state = {"update": self.update, "skipped": self.skipped, "dropped": self.dropped,
+                     "window": asdict(self.window)}
             save_point(self.folder / "checkpoints", self.update, config.checkpoints.keep, self.accelerator, state,
                        self.average)
 
@@ -227,7 +240,7 @@ class Trainer:
             self.update, loss=window.loss / window.updates, by_level=by_level_entry(window.levels),
             rate=self.factor, **({} if norm is None else {"gradient_norm": round(norm, 6)}),
             block_size=self._plan().block_at(self.update - 1), samples=self.update * self.config.batch,
-            skipped_samples=self.skipped, seconds=round(time.monotonic() - began, 2),
+            skipped_samples=self.skipped, dropped_turns=self.dropped, seconds=round(time.monotonic() - began, 2),
         )  # fmt: skip
         self.window = Window()
 
@@ -295,6 +308,9 @@ def _mark(model_config: Any, config: TrainConfig) -> None:
                         ("sampling_eps_max", objective.high)):
         if value is not None:
             setattr(model_config, f"bd3lm_{name}", value)
+    if not model_config.bd3lm_sampling_eps_min < model_config.bd3lm_sampling_eps_max:
+        raise ConfigError("objective.high", model_config.bd3lm_sampling_eps_max,
+                          f"must be above the lowest noise, {model_config.bd3lm_sampling_eps_min}")
     if model_config.bd3lm_sampling_eps_min <= 0:
         raise ConfigError("objective.low", model_config.bd3lm_sampling_eps_min,
                           "the model's own lowest noise is 0 and 1 / t has no end: set it, for example to 0.001")
