@@ -189,6 +189,7 @@ def test_checkpoints_that_are_not_there_are_named(run, tmp_path, capsys, monkeyp
         (["--score", str(tmp_path / "no")], "--score=.*There is no folder"),
         (["--score", str(run / "vision")], "--score=.*is no language model that can be loaded"),
         (["--out", str(tmp_path), "--stages", "diffusion"], "projector is no folder of a diffusionvl_qwen model"),
+        (["--out", str(tmp_path), "--stages", "vision,diffusion"], "leaves out words,projector, which is not in --out"),
         (["--out", str(tmp_path), "--stages", "words", "--go-on", "1"], "words is no folder of a qwen2 model"),
         (["--out", str(run / "log.jsonl")], "out: the folder .* can't be made"),
     ):

@@ -8,7 +8,7 @@ from PIL import Image
 
 from dvl_core import DecodingConfig, load_model
 from dvl_core.evaluate import main
-from dvl_core.evaluation import TaskScore, evaluate, evaluate_task, mean_exact
+from dvl_core.evaluation import TaskScore, evaluate, evaluate_task, mean_exact, tinyworld
 from dvl_core.evaluation.tinyworld import ask_model
 from dvl_core.tinyworld import TASKS
 
@@ -87,6 +87,16 @@ def test_easy_is_about_tinyworld(capsys):
     folder = str(ASSETS.parent / "tests" / "data" / "foreign")
     assert main(["--model", str(ASSETS / "tinyvl"), "--pictures", folder, "--easy"]) == 2
     assert "leave it out with --pictures" in capsys.readouterr().err
+
+
+def test_without_settings_a_model_decodes_as_it_was_trained(bundled, monkeypatch):
+    model, processor = bundled
+    seen = []
+    monkeypatch.setattr(model.config, "bd3lm_block_size", 4)
+    monkeypatch.setattr(tinyworld, "ask_model", lambda model, processor, asked, config: (
+        seen.append(config) or [("", 1, 1)] * len(asked)))
+    list(evaluate(model, processor, ["copy"], 1))
+    assert (seen[0].block_size, seen[0].steps) == (4, 4)
 
 
 def test_mean_is_over_tasks():

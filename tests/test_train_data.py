@@ -100,6 +100,14 @@ def test_yaml_json_and_overrides(tmp_path):
     with pytest.raises(ConfigError, match="can't be read"):
         load_config(tmp_path / "no.yaml")
     file.write_text("model: m\noutput: [o\nbatch: 8\n")
+    for name, text in (("twice.yaml", "batch: 4\noptimizer: {clip: 1}\noptimizer: {clip: 2}\n"),
+                       ("twice.json", '{"optimizer": {"clip": 1}, "optimizer": {"clip": 2}}')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ConfigError, match="optimizer is there twice"):
+            load_config(tmp_path / name)
+    (tmp_path / "merged.yaml").write_text("a: &a {clip: 1}\nb: {<<: *a, clip: 2}\n")
+    with pytest.raises(ConfigError, match="unknown field"):  # a field that stands before a merged one is no double
+        load_config(tmp_path / "merged.yaml")
     with pytest.raises(ConfigError, match="run.yaml': is not valid YAML: .* in line 3"):
         load_config(file)
     file.write_text("model: m\nseed: 2020-01-01\n")

@@ -124,6 +124,11 @@ def test_effective_mask_ratio_counts_what_was_masked():
     assert float(weights[0, :4].sum()) == 2 and float(weights[0, 4:].sum()) == 3
 
 
+def test_a_narrow_beta_is_narrow():
+    levels = beta_levels(torch.rand(1000), 1.0, (0.5, 0.8), (4.0, 1e5))
+    assert (levels - 0.8).abs().max() < 0.01
+
+
 def test_beta_levels_have_the_mean_and_spread_asked_for():
     uniform = noise_levels(torch.rand(1, 20000), 0.0)
     early, late = (beta_levels(uniform, progress, (0.5, 0.8), (4.0, 50.0)) for progress in (0.0, 1.0))

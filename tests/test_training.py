@@ -278,6 +278,26 @@ def test_a_gradient_that_is_no_number_moves_nothing():
         assert bool(net.weight.grad.any()) == (not bad) and net.weight.grad.isfinite().all()
 
 
+def test_a_stage_is_saved_whole(tmp_path):
+    """What lies there stays until all of the new one is written; the heads of the warm-up stay in any case."""
+    place = tmp_path / "vision"
+    place.mkdir()
+    (place / "model").write_text("old")
+    (place / bundled.HEADS_FILE).write_text("heads")
+
+    def fails(model, tokenizer, folder, diffusion):
+        (folder / "model").write_text("half of the new")
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        stages._save(replace(bundle_of(), save=fails), None, None, place, False)
+    assert (place / "model").read_text() == "old"
+    whole = replace(bundle_of(), save=lambda m, t, folder, d: (folder / "model").write_text("new"))
+    stages._save(whole, None, None, place, False)
+    assert (place / "model").read_text() == "new" and (place / bundled.HEADS_FILE).read_text() == "heads"
+    assert [path.name for path in tmp_path.iterdir()] == ["vision"]
+
+
 def test_a_stage_whose_loss_is_no_number_stops_and_keeps_what_was_saved(model, tokenizer, tmp_path, monkeypatch):
     stage = Stage("autoregressive", batch=1, length=336, minutes=9, samples=200)
     monkeypatch.setattr(stages, "_loss", lambda module, *_: module.lm_head.weight.sum() * float("nan"))

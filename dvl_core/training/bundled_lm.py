@@ -199,8 +199,8 @@ def bundled_stages(minutes: list[float], large: bool = False, easy: bool = False
     if large:
         stages = [replace(stage, batch=256, muon_lr=0.02, samples=10**8) for stage in stages]
         stages[1] = replace(stages[1], length=512, conversations=10, easy=40_000)
-        stages[2:] = [replace(stage, length=512, conversations=7) for stage in stages[2:]]
-        stages[3] = replace(stages[3], complementary=True)
+        stages[2] = replace(stages[2], length=512, conversations=7)
+        stages[3] = replace(stages[3], length=640, conversations=5, complementary=True)
     if easy:
         stages = [replace(stage, only_easy=True, easy=0, pages=0.0, wild=0.0) for stage in stages]
     return stages
