@@ -318,7 +318,7 @@ def test_the_command_says_in_one_sentence_what_is_wrong(tmp_path):
     cases = {
         ("absent.json", "a.csv"): "absent.json can't be read",
         ("no.json", "a.csv"): "This is not a trace",
-        ("bytes.json", "a.csv"): "not valid JSON",
+        ("bytes.json", "a.csv"): "nor any text: choose a trace",
         ("no.html", "a.csv"): "This page holds no trace",
         ("trace.json", "a.csv", "a.txt"): "a.txt has no ending that is known; there is html, gif",
         ("trace.json", "absent/a.csv"): "absent/a.csv can't be written",

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from dvl_core import load_model
+from dvl_core import DecodingConfig, load_model
 from dvl_core.evaluate import main
 from dvl_core.evaluation import PictureScore, Question, evaluate_pictures, load_questions, share_right
 from dvl_core.evaluation.pictures import FAMILIES
@@ -188,7 +188,7 @@ def test_right_answers_are_counted(handful, monkeypatch):
         return [(text, 3, 6) for text in next(answers)]
 
     monkeypatch.setattr("dvl_core.evaluation.pictures.ask_model", ask_model)
-    scores = list(evaluate_pictures(None, None, handful))
+    scores = list(evaluate_pictures(None, None, handful, DecodingConfig()))
     assert [(s.kind, s.questions, s.right) for s in scores] == [("shapes", 2, 1), ("page", 1, 1), ("photo", 1, 0)]
     assert asked[0] == ((200, 150), "where is the triangle")
     assert scores[0].mistakes == (("shapes_outlines.png", "Is there a red circle?", "No.", "yes"),)
