@@ -586,7 +586,7 @@ def lane_controls(desk: Desk, parent: Engine | None, number: int) -> list[Any]:
                 ahead = gr.Number(default["lookahead"], label=say("page.lookahead"), precision=0, min_width=96)
             with gr.Row():
                 strategy = gr.Dropdown(
-                    strategies(), value="low_confidence_dynamic", label=say("page.strategy"), min_width=200,
+                    strategies(), value="low_confidence_dynamic", label=say("page.strategy"), min_width=240,
                 )  # fmt: skip
                 threshold = gr.Slider(0, 1, 0.9, step=0.01, label=say("page.threshold"), min_width=160)
     who.change(lambda chosen: gr.Column(visible=chosen == "diffusion"), who, of_diffusion, **QUICK)
@@ -605,7 +605,9 @@ def race_tab(
             strip.render()
             lanes = [lane_controls(desk, parent, number) for number in range(2)]
             with gr.Row():
-                repeats = gr.Slider(1, 15, 3, step=2, label=say("page.repeats"), info=say("page.repeats-info"))
+                repeats = gr.Slider(
+                    1, 15, 3, step=2, label=say("page.repeats"), info=say("page.repeats-info"), min_width=240
+                )
                 length = answer_length(desk)
         with gr.Column(scale=7, min_width=320):
             track = gr.HTML(
@@ -676,7 +678,9 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]], recorded: dict | Non
                 strategies(), value=["low_confidence_static", "low_confidence_dynamic"], label=say("page.strategy"),
             )  # fmt: skip
             with gr.Row():
-                repeats = gr.Slider(1, 5, 3, step=1, label=say("page.runs-per-setting"), info=say("page.repeats-info"))
+                repeats = gr.Slider(
+                    1, 5, 3, step=1, label=say("page.runs-per-setting"), info=say("page.repeats-info"), min_width=240
+                )
                 length = answer_length(desk)
         with gr.Column(scale=7, min_width=320):
             chart = gr.HTML(
