@@ -59,7 +59,7 @@ from visualize.theme import MONO, SANS
 HERE = Path(__file__).parent
 BUNDLED = HERE / "assets" / "tinyvl"
 PARENT = HERE / "assets" / "tinyvl-ar"  # of the bundled model
-EXAMPLES = HERE / "assets" / "examples"
+EXAMPLES = HERE / "assets" / "examples"  # for every model that has none of its own
 
 # What a sentence about a setting calls it on the page.
 LABELS = {
@@ -363,7 +363,7 @@ def chat_tab(desk: Desk, page: gr.Blocks, examples: list[dict[str, str]], galler
             canvas = denoising_canvas(desk, recorded)
     view = View(canvas, chat, turns, box, ask_notice, settings_notice, settings)
     wire(desk, page, view, strip, again, fresh, controls, examples, recorded)
-    wire_link(page, view, controls, examples, link, address)
+    wire_link(desk, page, view, controls, examples, link, address)
 
 
 def conversation(examples: list[dict[str, str]], recorded: Recording | None) -> tuple:
@@ -527,9 +527,13 @@ def replay_tab(desk: Desk, gallery: list[Recording]) -> None:
     upload.change(on_file, upload, [canvas, trouble], **QUICK)
 
 
-def question_of_ones_own(examples: list[dict[str, str]]) -> tuple[gr.MultimodalTextbox, gr.HTML]:
+def question_of_ones_own(desk: Desk, examples: list[dict[str, str]]) -> tuple[gr.MultimodalTextbox, gr.HTML]:
     """A picture and a question, for measuring, and the strip of all examples, which is still to be rendered."""
-    first = {"text": examples[0]["question"], "files": [str(EXAMPLES / examples[0]["image"])]} if examples else None
+
+    def as_asked(example: dict[str, str]) -> dict[str, Any]:
+        return {"text": example["question"], "files": [str(desk.own_pictures / example["image"])]}
+
+    first = as_asked(examples[0]) if examples else None
     box = gr.MultimodalTextbox(
         first, label=say("page.question"), show_label=False, placeholder=say("page.box"), file_types=["image"],
         file_count="single", max_plain_text_length=200_000, submit_btn=False, elem_classes="dvl-ask",
@@ -540,8 +544,7 @@ def question_of_ones_own(examples: list[dict[str, str]]) -> tuple[gr.MultimodalT
     )  # fmt: skip
 
     def on_pick(event: gr.EventData) -> dict[str, Any]:
-        example = examples[event._data["index"]]
-        return {"text": example["question"], "files": [str(EXAMPLES / example["image"])]}
+        return as_asked(examples[event._data["index"]])
 
     strip.pick(on_pick, None, box, **QUICK)
     return box, strip
@@ -600,7 +603,7 @@ def race_tab(
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             sentence("page.race-about")
-            box, strip = question_of_ones_own(examples)
+            box, strip = question_of_ones_own(desk, examples)
             start, stop = start_and_stop("race.start")
             strip.render()
             lanes = [lane_controls(desk, parent, number) for number in range(2)]
@@ -666,7 +669,7 @@ def explore_tab(desk: Desk, examples: list[dict[str, str]], recorded: dict | Non
     with gr.Row():
         with gr.Column(scale=5, min_width=320):
             sentence("page.explore-about")
-            box, strip = question_of_ones_own(examples)
+            box, strip = question_of_ones_own(desk, examples)
             start, stop = start_and_stop("page.explore-start")
             trouble = notice()
             strip.render()
@@ -773,7 +776,7 @@ def wire(
 
     def on_example(data: dict, event: gr.EventData, request: gr.Request):
         example = examples[event._data["index"]]
-        yield from ask(data, request.session_hash, example["question"], str(EXAMPLES / example["image"]), [])
+        yield from ask(data, request.session_hash, example["question"], str(desk.own_pictures / example["image"]), [])
 
     def on_branch(data: dict, event: gr.EventData, request: gr.Request):
         asked, visitor = event._data, request.session_hash
@@ -836,7 +839,7 @@ def wire(
     page.unload(on_leave)
 
 
-def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[dict], link, address) -> None:
+def wire_link(desk: Desk, page: gr.Blocks, view: View, controls: Controls, examples: list[dict], link, address) -> None:
     """A link that brings back question, example and settings; a page that is opened by one puts them in place."""
     numbers = {name: control for name, control in controls.decoding.items() if name != "strategy"}
 
@@ -846,7 +849,7 @@ def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[di
         shown = [*(turn["picture"] for turn in turns if turn.get("picture")), *(message.get("files") or [])]
         picture = shown[-1] if shown else ""
         settings = {name: data[control] for name, control in controls.decoding.items()}
-        example = example_of(picture, examples)
+        example = example_of(picture, examples, desk.own_pictures)
         lost = links.NO_PICTURE if picture and not example else ""
         query = links.query(message.get("text") or asked.get("text", ""), example, examples, settings)
         return {address: query, view.settings_notice: lost}
@@ -859,7 +862,7 @@ def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[di
         if wanted.strategy in STRATEGIES:
             changes[controls.decoding["strategy"]] = wanted.strategy
         if wanted.question or wanted.example:
-            files = [str(EXAMPLES / wanted.example)] if wanted.example else []
+            files = [str(desk.own_pictures / wanted.example)] if wanted.example else []
             changes[view.box] = gr.MultimodalTextbox(value={"text": wanted.question, "files": files})
             changes |= {view.chat: [], view.turns: []}
         return changes or {view.ask_notice: gr.skip()}
@@ -871,11 +874,11 @@ def wire_link(page: gr.Blocks, view: View, controls: Controls, examples: list[di
     page.load(on_open, None, opened, **QUICK)
 
 
-def example_of(picture: str, examples: list[dict]) -> str:
+def example_of(picture: str, examples: list[dict], folder: Path) -> str:
     """The name of the example that a picture is, byte for byte; people's own may be called the same. Empty = none."""
     name = Path(picture).name
     known = name in {example["image"] for example in examples} and Path(picture).is_file()
-    return name if known and filecmp.cmp(picture, EXAMPLES / name, shallow=False) else ""
+    return name if known and filecmp.cmp(picture, folder / name, shallow=False) else ""
 
 
 def within(control: gr.Slider | gr.Number, value: float) -> float:
@@ -922,7 +925,7 @@ def routes(desk: Desk) -> list[Route | Mount]:
     return [
         Route("/health", health),
         Route("/runs/{run}/{file}", fetch),
-        Mount("/examples", StaticFiles(directory=EXAMPLES, check_dir=False)),
+        Mount("/examples", StaticFiles(directory=desk.own_pictures, check_dir=False)),
     ]
 
 
@@ -939,7 +942,15 @@ def make_engine(options: argparse.Namespace, source: str | Path, outline: Outlin
     return engine
 
 
-def make_desk(options: argparse.Namespace, gallery: list[Recording]) -> tuple[Desk, Engine | None]:
+def examples_folder(model: str) -> Path:
+    """Where the examples for a model are: in its own folder, if it has any."""
+    own = Path(model) / "examples"
+    return own.resolve() if (own / "examples.json").is_file() else EXAMPLES
+
+
+def make_desk(
+    options: argparse.Namespace, gallery: list[Recording], pictures: Path = EXAMPLES
+) -> tuple[Desk, Engine | None]:
     """What answers, and the parent to race against where there is one. Raises ValueError with a sentence."""
     bundled = Path(options.model).resolve() == BUNDLED
     sources = [options.model, options.parent or (PARENT if bundled and PARENT.is_dir() else None)]
@@ -949,15 +960,16 @@ def make_desk(options: argparse.Namespace, gallery: list[Recording]) -> tuple[De
     sessions = Sessions()
     for recording in gallery:
         sessions.keep(recording.id, recording.trace, recording.turns[:1])
-    return Desk(engine, sessions, EXAMPLES), parent
+    return Desk(engine, sessions, pictures), parent
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(__doc__, BUNDLED, arguments)
     try:
-        examples, gallery = read_gallery(EXAMPLES)
-        measured = read_measured(EXAMPLES)
-        desk, parent = make_desk(options, gallery)
+        folder = examples_folder(options.model)
+        examples, gallery = read_gallery(folder)
+        measured = read_measured(folder)
+        desk, parent = make_desk(options, gallery, folder)
         page = build_page(desk, examples, gallery, parent, measured)
         serve(page, desk, options)
         for engine in filter(None, (desk.engine, parent)):
@@ -974,7 +986,7 @@ def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:
         theme=gr.themes.Base(font=list(SANS), font_mono=list(MONO)).set(**look.theme_settings()),
         head=f"<style>{player.CSS}{race.CSS}{explore.CSS}{lessons.CSS}{look.PAGE_CSS}</style>",
         js=look.LOAD_SCRIPT, footer_links=["api"],
-        run_history=False, ssr_mode=False, allowed_paths=[str(EXAMPLES)], max_file_size="64mb",
+        run_history=False, ssr_mode=False, allowed_paths=[str(desk.own_pictures)], max_file_size="64mb",
         app_kwargs={"routes": routes(desk), "middleware": [Middleware(LanguageFirst)]},
     )  # fmt: skip
 

@@ -212,6 +212,11 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(capsys, monkeypatch, a
     assert sentence in capsys.readouterr().err
 
 
+def test_a_model_that_has_examples_of_its_own_is_shown_with_them():
+    assert app.examples_folder(str(ROOT / "assets" / "tinylm")) == ROOT / "assets" / "tinylm" / "examples"
+    assert app.examples_folder(str(app.BUNDLED)) == app.examples_folder("owner/name") == EXAMPLES
+
+
 # -- acts of a run on the page --
 
 

@@ -41,9 +41,11 @@ def test_the_parent_decodes_a_token_a_step():
     assert score.exact >= FLOORS["copy"] and score.tokens_per_step == 1
 
 
-def test_every_example_is_answered_right(bundled, entries):
-    items = [(Image.open(ASSETS / "examples" / e["image"]), e["question"]) for e in entries]
-    given = [text for text, _, _ in ask_model(*bundled, items, SETTINGS)]
+@pytest.mark.parametrize(("model", "folder"), [("tinyvl", "examples"), ("tinylm", "tinylm/examples")])
+def test_every_example_is_answered_right(model, folder):
+    entries = json.loads((ASSETS / folder / "examples.json").read_text())
+    items = [(Image.open(ASSETS / folder / e["image"]), e["question"]) for e in entries]
+    given = [text for text, _, _ in ask_model(*load_model(ASSETS / model, device="cpu"), items, SETTINGS)]
     assert given == [entry["answer"] for entry in entries]
 
 

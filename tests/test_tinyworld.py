@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dvl_core.tinyworld import KINDS, TASKS, draw, render, sample, sample_picture, split_of, task_sample
-from dvl_core.tinyworld.examples import EXAMPLES, SIZE, picture_of, write_examples
+from dvl_core.tinyworld.examples import EASY, EXAMPLES, SIZE, picture_of, write_examples
 from dvl_core.tinyworld.labels import HEADS, THIRDS, patch_labels
 from dvl_core.tinyworld.pictures import CANVAS, PLACES, Chart, Scene, Shape, Style, Sudoku, Sum, Table, Text
 from dvl_core.tinyworld.questions import ask, caption, tasks_of
@@ -91,16 +91,17 @@ def test_marks_say_where_they_stand_in_the_pictures_own_order():
         assert bar.sum() >= 2 and set(labels["height"][bar]) == {height}
 
 
-def test_examples_are_unseen_pictures_with_right_answers(tmp_path):
-    write_examples(tmp_path)
+@pytest.mark.parametrize("examples", [EXAMPLES, EASY], ids=["usual", "easy"])
+def test_examples_are_unseen_pictures_with_right_answers(tmp_path, examples):
+    write_examples(tmp_path, examples)
     entries = json.loads((tmp_path / "examples.json").read_text())
-    assert [entry["image"] for entry in entries] == [example.file for example in EXAMPLES]
-    for entry, example in zip(entries, EXAMPLES, strict=True):
+    assert [entry["image"] for entry in entries] == [example.file for example in examples]
+    for entry, example in zip(entries, examples, strict=True):
         assert split_of(picture_of(example)) == "test" and entry["answer"]
         with Image.open(tmp_path / entry["image"]) as image:
             assert max(image.size) == SIZE
     count = next(entry for entry in entries if entry["image"] == "count.png")
-    red = [s for s in picture_of(EXAMPLES[1]).shapes if s.colour == "red"]
+    red = [s for s in picture_of(examples[1]).shapes if s.colour == "red"]
     number = {1: "one red shape", 2: "two red shapes", 3: "three red shapes"}[len(red)]
     assert count["answer"].endswith(f"That makes {number}.")
 

@@ -1,8 +1,10 @@
 """The page's examples: unseen TinyWorld pictures with a question each, drawn large.
 
     python -m dvl_core.tinyworld.examples --out assets/examples
+    python -m dvl_core.tinyworld.examples --easy --out assets/tinylm/examples
 
-They show what the model can do: their seeds were chosen among those that the bundled model answers right.
+They show what a model can do: their seeds were chosen among those that the bundled model answers right. The
+language-model family knows easy pictures alone (`sampling.simplified`), and has examples of its own.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -33,6 +36,7 @@ class Example:
     task: str
     question: str
     lines: tuple[str, ...] = ()  # a text to write instead of the seed's own
+    easy: bool = False
 
 
 EXAMPLES = (
@@ -47,13 +51,26 @@ EXAMPLES = (
 )
 
 
+EASY = (
+    Example("shapes.png", "Describe a scene", "scene", 7003, "caption", "Describe the picture.", easy=True),
+    Example("count.png", "Count shapes", "scene", 7057, "count", "How many red shapes are there?", easy=True),
+    Example("word.png", "Read a sign", "text", 7000, "read", "What does the sign say?", ("Madrid",), easy=True),
+    Example("backwards.png", "Read it backwards", "text", 7000, "reversed", "Read the word backwards.", ("Paris",),
+            easy=True),
+    Example("chart.png", "Find the largest", "chart", 7001, "largest", "Which value is the largest?", easy=True),
+    Example("table.png", "Chart to table", "chart", 7002, "table", "Make a table of the chart.", easy=True),
+    Example("sudoku.png", "Solve a sudoku", "sudoku", 7002, "sudoku", "Solve the sudoku.", easy=True),
+    Example("texture.png", "What it can't read", "other", 7000, "caption", "What do you see?", easy=True),
+)
+
+
 def picture_of(example: Example) -> Picture:
     """The example's picture, without grain, compression or turn.
 
     Raises:
         ValueError: if its content belongs to the training split.
     """
-    picture = sample_picture(rng_for("test", example.seed), "test", example.kind)
+    picture = sample_picture(rng_for("test", example.seed), "test", example.kind, easy=example.easy)
     if example.lines:
         picture = Text(example.lines, picture.colour, style=picture.style)
     plain = Style(font=picture.style.font, paper=picture.style.paper, aspect=max(1.0, picture.style.aspect))
@@ -73,11 +90,11 @@ def answer_of(example: Example) -> str:
     raise ValueError(f"{example.file}: {example.question!r} is not a wording of {example.task}")
 
 
-def write_examples(folder: Path) -> None:
-    """Draw all examples into `folder`, with examples.json beside them."""
+def write_examples(folder: Path, examples: Sequence[Example] = EXAMPLES) -> None:
+    """Draw examples into `folder`, with examples.json beside them."""
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for example in EXAMPLES:
+    for example in examples:
         draw(picture_of(example), SIZE).save(folder / example.file, optimize=True)
         entries.append({"image": example.file, "question": example.question, "title": example.title,
                         "answer": answer_of(example)})
@@ -87,9 +104,10 @@ def write_examples(folder: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and examples.json")
-    out = parser.parse_args().out
+    parser.add_argument("--easy", action="store_true", help="those of the language-model family")
+    options = parser.parse_args()
     try:
-        make_folder("out", out)
+        make_folder("out", options.out)
     except ValueError as error:
         parser.error(str(error))
-    write_examples(out)
+    write_examples(options.out, EASY if options.easy else EXAMPLES)
