@@ -19,6 +19,7 @@ from dvl_core.desk import Desk
 from dvl_core.engine import Engine, Limits
 from dvl_core.sessions import Sessions
 from dvl_core.trace import DenoisingTrace
+from visualize.gallery import read_gallery
 
 EXAMPLES = ROOT / "assets" / "examples"
 FIRST = json.loads((EXAMPLES / "examples.json").read_text())[0]
@@ -215,6 +216,14 @@ def test_what_cannot_be_served_is_refused_in_one_sentence(capsys, monkeypatch, a
 def test_a_model_that_has_examples_of_its_own_is_shown_with_them():
     assert app.examples_folder(str(ROOT / "assets" / "tinylm")) == ROOT / "assets" / "tinylm" / "examples"
     assert app.examples_folder(str(app.BUNDLED)) == app.examples_folder("owner/name") == EXAMPLES
+
+
+@pytest.mark.parametrize("folder", [EXAMPLES, ROOT / "assets" / "tinylm" / "examples"])
+def test_recorded_runs_answer_the_examples_beside_them(folder):
+    examples, gallery = read_gallery(folder)
+    right = {example["image"]: example["answer"] for example in examples}
+    assert len(gallery) >= 3 and all(recording.trace.text == right[recording.image] for recording in gallery)
+    assert gallery[0].trace.steps[0].attention and gallery[0].trace.steps[0].candidates  # what the player opens with
 
 
 # -- acts of a run on the page --
