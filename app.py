@@ -40,7 +40,7 @@ from dvl_core.explore import event_json, sweep
 from dvl_core.lessons import lesson_data
 from dvl_core.models.loading import Outline, outline_model
 from dvl_core.race import Lane, Result, Running, run_race
-from dvl_core.serving import limits_of, parse_options
+from dvl_core.serving import check_address, limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
 from dvl_core.trace import TraceError, encode_vocabulary
 from dvl_core.turns import FairLock
@@ -966,6 +966,7 @@ def make_desk(
 def main(arguments: list[str] | None = None) -> None:
     options = parse_options(__doc__, BUNDLED, arguments)
     try:
+        check_address(options)
         folder = examples_folder(options.model)
         examples, gallery = read_gallery(folder)
         measured = read_measured(folder)
@@ -978,6 +979,8 @@ def main(arguments: list[str] | None = None) -> None:
     except (ValueError, OSError) as error:  # what can't be loaded, and a port that is taken
         print(f"app.py: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:  # while the model was loading
+        sys.exit(130)
 
 
 def serve(page: gr.Blocks, desk: Desk, options: argparse.Namespace) -> None:

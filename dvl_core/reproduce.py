@@ -133,13 +133,17 @@ def run(options: argparse.Namespace) -> None:
             stores[name].rows(name, seed)
     make_folder("out", options.out)
     make_folder("work", options.work)
+    made_now = 0
     for name in names:
         for seed in seeds if name != BUNDLED else seeds[:1]:  # the bundled model is one, whatever the seed
             rows = bundled_rows(options, tasks) if name == BUNDLED else EXPERIMENTS[name](lab, seed)
             for row, made in stores[name].fill(name, seed, rows, partial(_begins, seed, name)):
                 print(f"seed {seed}  {name:<10}  {row:<32}  accuracy {made['accuracy']:.3f}  "
                       f"{made.get('train_seconds', 0):.0f} + {made['seconds']:.1f} s", flush=True)
+                made_now += 1
             write(options.out)
+    if not made_now:
+        print(f"every row is in {options.out} already: --out FOLDER measures them anew")
 
 
 def _begins(seed: int, name: str, row: str) -> None:

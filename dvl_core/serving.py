@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import socket
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -64,3 +65,19 @@ def parse_options(description: str, model: Path, arguments: list[str] | None = N
 def limits_of(options: argparse.Namespace) -> Limits:
     """The limits among the options. Raises ValueError naming the one that can't be."""
     return Limits(**{field.name: getattr(options, field.name) for field in fields(Limits)})
+
+
+def check_address(options: argparse.Namespace) -> None:
+    """Refuse a host or a port that can't be listened on, before anything is loaded. Raises ValueError."""
+    host, port = options.host or os.environ.get("GRADIO_SERVER_NAME") or "127.0.0.1", options.port or 0
+    if not 0 <= port <= 65535:
+        raise ValueError(f"port must be from 1 to 65535; got {port}.")
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind, protocol) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except OSError as error:
+        where = f"port {port} of {host}" if port else f"host {host}"
+        other = "--port" if port else "--host"
+        raise ValueError(f"{where} can't be listened on ({error.strerror}): give another with {other}.") from error

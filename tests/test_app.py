@@ -201,7 +201,9 @@ def test_a_folder_that_is_no_model_is_refused_in_one_sentence(tmp_path):
         ([], {"DVL_MODEL": "/nowhere/at/all"}, "There is no folder"),
         (["--device", "abacus"], {}, "device must be auto"),
         ([], {"DVL_DTYPE": "float7"}, "dtype must be auto"),
-        (["--port", page_url], {}, "port"),
+        (["--port", page_url], {}, "can't be listened on (Address already in use): give another with --port"),
+        (["--port", "99999"], {}, "port must be from 1 to 65535; got 99999"),
+        (["--host", "203.0.113.7"], {}, "host 203.0.113.7 can't be listened on"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_sentence(capsys, monkeypatch, arguments, variables, sentence):

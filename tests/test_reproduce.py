@@ -184,7 +184,7 @@ def test_a_stopped_run_goes_on_and_a_finished_one_trains_nothing(tiny, capsys):
     assert again["rows"]["25 %"]["tasks"] == json.loads(before)["rows"]["25 %"]["tasks"]
     assert again["rows"]["parent"] == data["rows"]["parent"]
     assert command(tiny) == 0
-    assert capsys.readouterr().out == ""
+    assert capsys.readouterr().out.startswith("every row is in ")
 
 
 def test_rows_of_another_scale_are_not_mixed_in(tiny, capsys):

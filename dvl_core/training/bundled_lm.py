@@ -9,8 +9,9 @@ Four stages, each for its share of minutes, with one translation in the middle:
 
 1. `vision`: a SigLIP tower learns what is in each patch, without any language;
 2. `words`: a plain Qwen2 language model learns TinyWorld's questions on pictures that are described in words;
-3. `dvl_core.translate` joins the two, as it joins Qwen2.5-7B and SigLIP2; the projector between them is random;
-4. `projector`: the projector alone, next-token loss; 5. `diffusion`: everything, the block-diffusion loss.
+   then `dvl_core.translate` joins the two, as it joins Qwen2.5-7B and SigLIP2; the projector between them is random;
+3. `projector`: the projector alone, next-token loss;
+4. `diffusion`: everything, the block-diffusion loss.
 
 A stage that was too short goes on with `--go-on 1`, then 2, …: from its own checkpoint, with new samples and a learning
 rate that rises and falls once more. `--easy` keeps to pictures with little in them, which a CPU learns in an hour or
