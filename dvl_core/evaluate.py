@@ -24,7 +24,9 @@ from .tinyworld import TASKS
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options, checked by argparse."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dvl_core.evaluate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", required=True, help="checkpoint to evaluate (folder or repository)")
     parser.add_argument("--parent", help="its autoregressive parent, evaluated too")
     what = parser.add_mutually_exclusive_group()

@@ -39,7 +39,9 @@ LONGEST = 96  # tokens of an answer of the bundled model
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options, checked by argparse."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dvl_core.reproduce", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--experiments", default=",".join(EXPERIMENTS),
                         help=f"some of {','.join((*EXPERIMENTS, BUNDLED))} (default: all but {BUNDLED})")
     parser.add_argument("--seeds", default="0,1,2", help="of weights, samples and noise (default 0,1,2)")

@@ -38,7 +38,9 @@ from .translation.config import DTYPES, LAYOUTS
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options, checked by argparse."""
     default = TranslationConfig()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m dvl_core.translate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("source", metavar="SOURCE", help="checkpoint to translate (folder or repository)")
     parser.add_argument("destination", metavar="DESTINATION", help="folder to make; must not exist")
     parser.add_argument("--vision-tower", metavar="SIGLIP", help="vision tower of a language model")

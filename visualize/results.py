@@ -245,7 +245,9 @@ def _legend(axes) -> None:
 
 def main(arguments: list[str] | None = None) -> int:
     """Entry point; 2 where there are no results."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m visualize.results", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("folder", type=Path, help="folder with results.json; the plots go there too")
     folder = parser.parse_args(arguments).folder
     try:
