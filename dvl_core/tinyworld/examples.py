@@ -103,7 +103,8 @@ def write_examples(folder: Path, examples: Sequence[Example] = EXAMPLES) -> None
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(
-        prog="python -m dvl_core.tinyworld.examples", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dvl_core.tinyworld.examples", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for the pictures and examples.json")
     parser.add_argument("--easy", action="store_true", help="those of the language-model family")

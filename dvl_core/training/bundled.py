@@ -178,10 +178,12 @@ def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options, checked by argparse."""
     parser = argparse.ArgumentParser(
-        prog="python -m dvl_core.training.bundled", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dvl_core.training.bundled", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--out", type=Path, required=True, help="folder for checkpoints and log.jsonl")
-    parser.add_argument("--minutes", default="20,60,40", help="wall-clock budget of the three stages (default 20,60,40)")
+    parser.add_argument("--minutes", default="20,60,40",
+                        help="wall-clock budget of the three stages (default 20,60,40)")
     parser.add_argument("--seed", type=int, default=0, help="of the weights; the samples' seeds are fixed")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N")
     parser.add_argument("--workers", type=int, help="processes that draw pictures; on a GPU one per core by default")

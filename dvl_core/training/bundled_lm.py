@@ -252,12 +252,14 @@ def _start(stage: str, tokenizer, out: Path, hardware: Hardware):
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The options, checked by argparse."""
     parser = argparse.ArgumentParser(
-        prog="python -m dvl_core.training.bundled_lm", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m dvl_core.training.bundled_lm", description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--out", type=Path, help="folder for checkpoints and log.jsonl")
     what.add_argument("--score", metavar="MODEL", help="a language model to ask about described pictures")
-    parser.add_argument("--minutes", default="25,20,2,45", help="wall-clock budget of the four stages (default 25,20,2,45)")
+    parser.add_argument("--minutes", default="25,20,2,45",
+                        help="wall-clock budget of the four stages (default 25,20,2,45)")
     parser.add_argument("--stages", default=",".join(STAGES),
                         help="which of them to run; what comes before the first is read from --out")  # fmt: skip
     parser.add_argument("--go-on", type=int, default=0, metavar="N",
