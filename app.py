@@ -948,9 +948,7 @@ def examples_folder(model: str) -> Path:
     return own.resolve() if (own / "examples.json").is_file() else EXAMPLES
 
 
-def make_desk(
-    options: argparse.Namespace, gallery: list[Recording], pictures: Path = EXAMPLES
-) -> tuple[Desk, Engine | None]:
+def make_desk(options: argparse.Namespace, gallery: list[Recording], pictures: Path) -> tuple[Desk, Engine | None]:
     """What answers, and the parent to race against where there is one. Raises ValueError with a sentence."""
     bundled = Path(options.model).resolve() == BUNDLED
     sources = [options.model, options.parent or (PARENT if bundled and PARENT.is_dir() else None)]

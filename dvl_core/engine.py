@@ -263,7 +263,7 @@ class Engine:
         except LineFull as error:
             raise EngineError(str(error), "queue") from error
         try:
-            said, pictures, inputs = self._prepare(messages, length)
+            said, pictures, inputs = self._prepare(messages, length, recorded=begun is not None)
             while before := self._line.wait(ticket, _HEARTBEAT):
                 yield Waiting(before)
             yield from self._await_model()
@@ -279,8 +279,11 @@ class Engine:
             trace = getattr(event, "trace", trace)
         return trace
 
-    def _prepare(self, messages, length: int) -> tuple[list[dict[str, str]], list[TraceImage], dict[str, Any]]:
-        """The conversation's texts, what a trace keeps of its pictures, and model inputs on the CPU.
+    def _prepare(
+        self, messages, length: int, recorded: bool
+    ) -> tuple[list[dict[str, str]], list[TraceImage], dict[str, Any]]:
+        """The conversation's texts, what a trace keeps of its pictures (nothing, where they are `recorded`), and model
+        inputs on the CPU.
 
         Refused where they are too large: `length` answer tokens have to find room behind them. The pictures themselves
         are not held on to: a run may wait for long.
@@ -308,7 +311,7 @@ class Engine:
         except ConversationError as error:
             raise EngineError(str(error), "question") from error
         said = [{"role": turn.role, "content": turn.text} for turn in turns]
-        return said, picture_records(self.processor, opened, inputs), inputs
+        return said, [] if recorded else picture_records(self.processor, opened, inputs), inputs
 
     def _await_model(self) -> Iterator[Event]:
         while not self._loaded.done():

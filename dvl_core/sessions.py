@@ -14,7 +14,7 @@ from typing import Any
 from .decoding import Canvas
 from .engine import Engine, EngineError
 from .processing import ImageError, open_image
-from .trace import DenoisingTrace
+from .trace import DenoisingTrace, TraceStep
 
 SHOWN_SIDE = 1024  # longest side of a picture as the page shows it, in pixels
 
@@ -40,6 +40,19 @@ class Run:
     trace: DenoisingTrace | None = None
     waiting: bool = False
     over: bool = False
+    _steps: int = field(default=0, init=False, repr=False)  # those that `_bytes` counts
+    _bytes: int = field(default=0, init=False, repr=False)
+
+    def rough_bytes(self) -> int:
+        """What its trace takes in memory, within a factor of two; every step is looked at once."""
+        if self.trace is None:
+            return 0
+        if not self._bytes:
+            self._bytes = sum(len(image.data or "") for image in self.trace.images)
+        new = self.trace.steps[self._steps :]
+        self._bytes += sum(map(_step_bytes, new))
+        self._steps += len(new)
+        return self._bytes
 
 
 class Sessions:
@@ -77,7 +90,7 @@ class Sessions:
             self._runs[run.id] = run
             while len(self._runs) > self.capacity:
                 self._runs.popitem(last=False)
-            sizes = {id: rough_bytes(kept.trace) for id, kept in self._runs.items() if kept.trace is not None}
+            sizes = {id: kept.rough_bytes() for id, kept in self._runs.items()}
             held, here = sum(sizes.values()), {run.id, *(current.id for current in self._current.values())}
             for id, size in sizes.items():  # the oldest first
                 if held > self.memory and id not in here:
@@ -120,14 +133,9 @@ class Sessions:
             self._current.pop(visitor, None)
 
 
-def rough_bytes(trace: DenoisingTrace) -> int:
-    """What a trace takes in memory, within a factor of two: its pictures' copies and its steps' numbers."""
-    numbers = 0
-    for step in trace.steps:
-        numbers += len(step.masked) * (4 + 3 * len(step.candidates[0] if step.candidates else ()))
-        for rows in (step.attention or {}).values():
-            numbers += sum(map(len, rows))
-    return 32 * numbers + sum(len(image.data or "") for image in trace.images)
+def _step_bytes(step: TraceStep) -> int:
+    numbers = len(step.masked) * (4 + 3 * len(step.candidates[0] if step.candidates else ()))
+    return 32 * (numbers + sum(len(row) for rows in (step.attention or {}).values() for row in rows))
 
 
 def as_message(turn: dict[str, Any]) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def test_the_trace_needs_the_standard_library_only(name):
     path = ROOT / "dvl_core" / f"{name}.py"
     assert roots(path) <= {*sys.stdlib_module_names, "dvl_core"}
     own = {name for name in imports(path) if name.startswith("dvl_core")}
-    assert all(name.startswith(("dvl_core.trace", "dvl_core.trace_checks")) for name in own)
+    assert all(name.startswith("dvl_core.trace") for name in own)
 
 
 def test_nothing_imports_the_page():

@@ -2,7 +2,7 @@
 
 from traces import made_up_trace
 
-from dvl_core.sessions import Sessions, rough_bytes
+from dvl_core.sessions import Run, Sessions
 
 
 def test_a_visitor_stops_their_own_run_only():
@@ -36,13 +36,23 @@ def test_old_runs_are_forgotten_and_recorded_ones_kept():
     assert len({run.id for run in runs}) == 5 and all(len(run.id) >= 16 for run in runs)
 
 
+def test_a_growing_run_is_measured_step_by_step():
+    trace = made_up_trace()
+    steps, trace.steps = trace.steps, []
+    run = Run("one", trace=trace)
+    for step in steps:
+        run.rough_bytes()
+        trace.steps.append(step)
+    assert run.rough_bytes() == run.rough_bytes() == Run("two", trace=trace).rough_bytes() > 0
+
+
 def test_runs_that_take_too_much_memory_are_forgotten_first_come_first():
     """But for the newest of somebody who is here."""
     large = made_up_trace()
     for step in large.steps:
         step.attention = {"1": [[0.5] * 500 for _ in step.masked]}
-    size = rough_bytes(large)
-    assert size > 10 * rough_bytes(made_up_trace())
+    size = Run("large", trace=large).rough_bytes()
+    assert size > 10 * Run("small", trace=made_up_trace()).rough_bytes()
     sessions = Sessions(memory=2 * size + size // 2)
     here = sessions.open("me")
     runs = [here, *(sessions.add(large) for _ in range(3))]

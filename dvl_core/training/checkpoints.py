@@ -14,6 +14,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedType
 from torch import nn
 
+from ..folders import begin_beside, beside, finish_beside
 from .ema import WeightAverage
 from .parts import merged_state
 from .settings import ConfigError, differences
@@ -61,16 +62,13 @@ def check_same_run(folder: Path, fields: dict[str, Any]) -> None:
 
 def write_whole(place: Path, accelerator: Accelerator, write: Callable[[Path], None]) -> None:
     """Call `write` on every process with a folder that becomes `place` only when all have finished."""
-    unfinished = place.with_name(f".{place.name}.unfinished")
     if accelerator.is_main_process:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        unfinished.mkdir(parents=True)
+        begin_beside(place)
     accelerator.wait_for_everyone()
-    write(unfinished)
+    write(beside(place))
     accelerator.wait_for_everyone()
     if accelerator.is_main_process:
-        shutil.rmtree(place, ignore_errors=True)
-        unfinished.rename(place)
+        finish_beside(place)
     accelerator.wait_for_everyone()
 
 

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from ..folders import begin_beside, finish_beside
 from ..models.loading import resolve_device
 from ..models.precision import fast_dtype, without_cudnn_attention
 from ..tinyworld.labels import CELLS, HEADS, patch_heads
@@ -218,14 +219,11 @@ def _save(bundle: Bundle, model, tokenizer, place: Path, diffusion: bool) -> Non
 
     The heads that lie there stay.
     """
-    unfinished = place.with_name(f".{place.name}.unfinished")
-    shutil.rmtree(unfinished, ignore_errors=True)
-    unfinished.mkdir(parents=True)
+    unfinished = begin_beside(place)
     bundle.save(model, tokenizer, unfinished, diffusion)
     if (place / HEADS_FILE).exists():
         shutil.copy(place / HEADS_FILE, unfinished)
-    shutil.rmtree(place, ignore_errors=True)
-    unfinished.rename(place)
+    finish_beside(place)
 
 
 def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
