@@ -307,14 +307,25 @@ def test_a_stage_whose_loss_is_no_number_stops_and_keeps_what_was_saved(model, t
     assert entry["passed_over"] == 50 and entry["loss"] == 0
 
 
-def test_a_stage_trains_without_cudnns_attention(model, tokenizer, tmp_path):
-    """And gives it back afterwards, whatever happens: another library in this process may want it."""
-    seen = []
-    bundle = replace(bundle_of(), save=lambda *_: seen.append(torch.backends.cuda.cudnn_sdp_enabled()))
-    stage = Stage("autoregressive", batch=1, length=336, minutes=9, samples=1)
-    run_stage(deepcopy(model), tokenizer, stage, Log(tmp_path / "log.jsonl"), tmp_path, bundle)
-    assert seen == [False] and torch.backends.cuda.cudnn_sdp_enabled()
+@pytest.mark.parametrize("length, usable", [(320, False), (336, True)])
+def test_a_stage_trains_without_cudnns_attention_where_that_fails(model, tokenizer, tmp_path, monkeypatch, length,
+                                                                  usable):
+    """Where its rows have one of the lengths; another library in this process may want it afterwards."""
+    seen, loss = [], stages._loss
+
+    def watched(*arguments):
+        seen.append(torch.backends.cuda.cudnn_sdp_enabled())
+        return loss(*arguments)
+
+    monkeypatch.setattr(stages, "_loss", watched)
+    stage = Stage("autoregressive", batch=1, length=length, minutes=9, samples=1)
+    run_stage(deepcopy(model), tokenizer, stage, Log(tmp_path / "log.jsonl"), tmp_path, bundle_of())
+    assert seen == [usable] and torch.backends.cuda.cudnn_sdp_enabled()
+
+
+def test_cudnns_attention_comes_back_whatever_happens():
     with pytest.raises(KeyError), without_cudnn_attention():
+        assert not torch.backends.cuda.cudnn_sdp_enabled()
         raise KeyError
     assert torch.backends.cuda.cudnn_sdp_enabled()
 

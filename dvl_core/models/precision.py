@@ -30,15 +30,19 @@ def flush_denormals() -> None:
 
 
 @contextmanager
-def without_cudnn_attention() -> Iterator[None]:
+def without_cudnn_attention(length: int | None = None) -> Iterator[None]:
     """Train inside this: PyTorch's attention leaves cuDNN's kernels to others, and has its own.
 
     With a mask and a length of 64 more than a multiple of 128, cuDNN's backward pass gives queries a gradient that is
     not a number as soon as all of a row's scores are far below zero (seen on H100; torch 2.11 and later choose it by
     default). Also a decorator. Source: https://github.com/pytorch/pytorch/issues/196678.
+
+    Args:
+        length: of all sequences, where it is known: cuDNN's kernels, which take half of the time, stay allowed if it
+            is none of those.
     """
     before = torch.backends.cuda.cudnn_sdp_enabled()
-    torch.backends.cuda.enable_cudnn_sdp(False)
+    torch.backends.cuda.enable_cudnn_sdp(before and length is not None and length % 128 != 64)
     try:
         yield
     finally:

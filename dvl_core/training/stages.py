@@ -144,7 +144,6 @@ class Log:
         print(line, flush=True)
 
 
-@without_cudnn_attention()
 def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundle, hardware: Hardware = CPU,
               folder: str | None = None) -> int:
     """Train one stage in place, on the hardware's device, where the model stays.
@@ -188,7 +187,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             break
         if diffusion:
             batch = add_tree_noise(batch, data, tokenizer.mask_token_id, noise)
-        with torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16):
+        precision = torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16)
+        with precision, without_cudnn_attention(stage.length):
             loss = _loss(module, forward, batch, stage, tally)
         optimizer.zero_grad()
         loss.backward()
