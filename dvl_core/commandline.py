@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -49,9 +49,22 @@ def decoding_config(arguments: argparse.Namespace, trained_block_size: int) -> D
     """The settings given on the command line; the rest as the model was trained. Raises ValueError."""
     given = {f.name: getattr(arguments, f.name) for f in fields(DecodingConfig)}
     given = {name: value for name, value in given.items() if value is not None}
+    refuse_idle(given, given.get("strategy", DecodingConfig.strategy))
     given.setdefault("block_size", trained_block_size)
     given.setdefault("steps", given["block_size"])
     return DecodingConfig(**given)
+
+
+def refuse_idle(given: Iterable[str], strategy: str) -> None:
+    """Refuse a strategy's own setting beside another strategy, where it would change nothing. Raises ValueError.
+
+    Args:
+        given: names of the settings that were asked for.
+        strategy: the one that they go with.
+    """
+    for owner, name in STRATEGY_PARAMETERS.items():
+        if name in given and owner != strategy:
+            raise ValueError(f"{name} is for the strategy {owner}: add --strategy {owner}, or leave it out.")
 
 
 def add_question_arguments(parser: argparse.ArgumentParser) -> None:

@@ -15,6 +15,7 @@ import json
 import sys
 from dataclasses import asdict, fields
 
+from .commandline import refuse_idle
 from .decoding import DecodingConfig
 from .decoding.strategies import STRATEGIES
 from .evaluation import evaluate, evaluate_pictures, load_questions, mean_exact, share_right
@@ -39,7 +40,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--block-size", type=int, help="default: what the model was trained with")
     parser.add_argument("--steps", type=int, default=8, help="denoising steps per block (default 8)")
     parser.add_argument("--strategy", default="low_confidence_static", choices=list(STRATEGIES))
-    parser.add_argument("--threshold", type=float, default=0.85, help="of low_confidence_dynamic (default 0.85)")
+    parser.add_argument("--threshold", type=float, help="of low_confidence_dynamic (default 0.85)")
     parser.add_argument("--max-new-tokens", type=int, default=96, help="longest answer (default 96)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--mistakes", action="store_true",
@@ -50,13 +51,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def decoding_config(options: argparse.Namespace, block_size: int) -> DecodingConfig:
     """The settings asked for; `block_size` where the options name none."""
-    return DecodingConfig(
-        block_size=block_size if options.block_size is None else options.block_size,
-        steps=options.steps,
-        strategy=options.strategy,
-        threshold=options.threshold,
-        max_new_tokens=options.max_new_tokens,
-    )
+    given = {name: value for name in ("block_size", "threshold") if (value := getattr(options, name)) is not None}
+    refuse_idle(given, options.strategy)
+    fixed = {"steps": options.steps, "strategy": options.strategy, "max_new_tokens": options.max_new_tokens}
+    return DecodingConfig(**{"block_size": block_size} | fixed | given)
 
 
 def check(options: argparse.Namespace) -> None:

@@ -36,6 +36,8 @@ def answer(arguments: argparse.Namespace) -> None:
     """Answer and print. Raises ValueError, EngineError or OSError for what can't be used."""
     decoding_config(arguments, trained_block_size=8)  # refuse bad settings before a large model loads
     check_file("trace", arguments.trace)
+    if not arguments.trace and (arguments.candidates or arguments.entropy or arguments.attention):
+        raise ValueError("candidates, entropy and attention are kept in the trace: add --trace FILE.")
     observe = Observe(arguments.candidates, arguments.entropy, tuple(arguments.attention))
     engine = load_engine(arguments.model, arguments)
     config = decoding_config(arguments, engine.trained_block_size)

@@ -33,7 +33,6 @@ def main(arguments: list[str] | None = None) -> int:
     when it is stopped from the keyboard."""
     options = parse(arguments)
     try:
-
         config = load_config(options.config, options.set)
         flush_denormals()
         trainer = Trainer(config)

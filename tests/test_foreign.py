@@ -207,8 +207,6 @@ def test_tasks_and_pictures_exclude_each_other(capsys):
     assert "not allowed with" in capsys.readouterr().err
 
 
-def test_the_bundled_model_knows_shapes_that_others_drew():
+def test_the_bundled_model_answers_what_others_drew():
     model, processor = load_model(FOREIGN.parents[2] / "assets" / "tinyvl", device="cpu")
-    scores = evaluate_pictures(model, processor, FOREIGN)
-    shapes = next(score for score in scores if score.kind == "shapes")
-    assert shapes.right / shapes.questions >= 0.75  # its card says 23 of 23
+    assert share_right(list(evaluate_pictures(model, processor, FOREIGN))) >= 0.7  # its card says 58 of 76

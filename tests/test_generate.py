@@ -7,8 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dvl_core import commandline, explore, race
-from dvl_core.generate import main
+from dvl_core import commandline, explore, generate, race
 from dvl_core.trace import DenoisingTrace, TraceError
 from visualize.explore import protocol as explore_protocol
 from visualize.gallery import read_measured
@@ -25,7 +24,7 @@ def picture(tmp_path):
 
 
 def run(capsys, *arguments):
-    status = main(["--model", MODEL, *arguments])
+    status = generate.main(["--model", MODEL, *arguments])
     return status, capsys.readouterr()
 
 
@@ -132,6 +131,9 @@ def test_a_sweep_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_r
         (race, ("--parent", PARENT, "--model", PARENT), "model: assets/tinyvl-ar is no block-diffusion model"),
         (race, ("--parent", PARENT, "--repeats", "0"), "repeats must be a whole number from 1 to 15"),
         (race, ("--parent", PARENT, "--steps", "0"), "steps must be a whole number"),
+        (race, ("--parent", PARENT, "--factor", "2"), "factor is for the strategy factor: add --strategy factor"),
+        (generate, ("--threshold", "0.9"), "threshold is for the strategy low_confidence_dynamic: add --strategy"),
+        (generate, ("--entropy",), "candidates, entropy and attention are kept in the trace: add --trace FILE"),
         (race, ("--parent", PARENT, "--out", "nowhere/race.json"), "out: the folder nowhere does not exist"),
         (explore, ("--steps", "9", "--block-sizes", "8"), "every combination has more steps"),
         (explore, ("--block-sizes", "0"), "block_size must be"),
@@ -141,7 +143,7 @@ def test_a_sweep_is_kept_as_the_page_can_show_it(capsys, picture, tmp_path, at_r
         (explore, ("--out", "tests"), "out: tests is a folder; name a file"),
     ],
 )
-def test_what_cannot_be_measured_is_refused_in_a_sentence(capsys, at_root, command, arguments, says):
+def test_what_cannot_be_done_is_refused_in_a_sentence(capsys, at_root, command, arguments, says):
     assert command.main(["--model", MODEL, "--prompt", "Hi", "--device", "cpu", *arguments]) == 2
     printed = capsys.readouterr()
     assert printed.out == "" and printed.err.startswith("error: ") and says in printed.err
