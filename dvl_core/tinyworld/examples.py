@@ -45,7 +45,7 @@ EXAMPLES = (
     Example("word.png", "Read a sign", "text", 7943, "read", "What does the sign say?"),
     Example("backwards.png", "Read it backwards", "text", 7113, "reversed", "Read the word backwards."),
     Example("chart.png", "Find the largest", "chart", 7827, "largest", "Which value is the largest?"),
-    Example("table.png", "Chart to table", "chart", 7750, "table", "Make a table of the chart."),
+    Example("table.png", "Chart to table", "chart", 7867, "table", "Make a table of the chart."),
     Example("sudoku.png", "Solve a sudoku", "sudoku", 7122, "sudoku", "Solve the sudoku."),
     Example("texture.png", "What it can't read", "other", 5001, "caption", "What do you see?"),
 )
