@@ -37,11 +37,11 @@ def test_launchers_are_what_accelerate_reads(path):
 
 
 def test_the_tiny_configuration_learns(tmp_path):
-    """What CI sees of training: a dozen small updates of the bundled parent, and the held-out loss falls clearly."""
+    """What CI sees of training: eight small updates of the bundled parent, and the held-out loss falls clearly."""
     threads = torch.get_num_threads()
     torch.set_num_threads(min(2, threads))
     try:
-        settings = [f"output={tmp_path}", "batch=8", "micro_batch=8", "schedule.steps=12", "evaluation.every=12",
+        settings = [f"output={tmp_path}", "batch=8", "micro_batch=8", "schedule.steps=8", "evaluation.every=8",
                     "evaluation.rows=16", "logging.progress=false"]
         assert main(["--config", str(CONFIGS / "tinyvl.yaml"), *(part for s in settings for part in ("--set", s))]) == 0
     finally:
