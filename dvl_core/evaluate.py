@@ -51,10 +51,14 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 
 def decoding_config(options: argparse.Namespace, block_size: int) -> DecodingConfig:
     """The settings asked for; `block_size` where the options name none."""
-    given = {name: value for name in ("block_size", "threshold") if (value := getattr(options, name)) is not None}
-    refuse_idle(given, options.strategy)
-    fixed = {"steps": options.steps, "strategy": options.strategy, "max_new_tokens": options.max_new_tokens}
-    return DecodingConfig(**{"block_size": block_size} | fixed | given)
+    refuse_idle(() if options.threshold is None else ("threshold",), options.strategy)
+    return DecodingConfig(
+        block_size=block_size if options.block_size is None else options.block_size,
+        steps=options.steps,
+        strategy=options.strategy,
+        threshold=DecodingConfig.threshold if options.threshold is None else options.threshold,
+        max_new_tokens=options.max_new_tokens,
+    )
 
 
 def check(options: argparse.Namespace) -> None:

@@ -88,7 +88,7 @@ def test_a_checkpoint_is_measured_like_a_random_model(capsys):
 
 
 def test_the_command_measures_keeps_and_draws(tmp_path, capsys):
-    short = "--size 1m --prompt 16 --answer 16 --answers 8,136 --pictures 4,6 --batches 1,3 --repeats 1 --device cpu"
+    short = "--size 1m --prompt 16 --answer 16 --answers 8,264 --pictures 4,6 --batches 1,3 --repeats 1 --device cpu"
     short = short.split()
     assert main(["--suite", "decode,growth,train", "--json", "--out", str(tmp_path), *short]) == 0
     decode, growth, train = json.loads(capsys.readouterr().out)
@@ -100,7 +100,7 @@ def test_the_command_measures_keeps_and_draws(tmp_path, capsys):
     assert ahead["tokens"] == 16 and ahead["forwards"] <= 17
     grown = [(row["name"], row["grows"], row["at"], row["tokens"]) for row in growth["rows"]]
     assert grown == [
-        ("ours", "answer", 8, 8), ("whole answer, no cache", "answer", 8, 8), ("ours", "answer", 136, 136),
+        ("ours", "answer", 8, 8), ("whole answer, no cache", "answer", 8, 8), ("ours", "answer", 264, 264),
         *(("ours", "picture", at, 32) for at in (4, 6)), ("ours", "batch", 1, 32), ("ours", "batch", 3, 96),
     ]  # fmt: skip
     assert train["same_loss"] and [row["name"] for row in train["rows"]] == ["doubled sequence", "ours", "next token"]
