@@ -19,6 +19,8 @@ from fixtures import build_checkpoint
 from qwen_tokenizer import qwen_tokenizer
 from tiny import tiny_model
 
+from dvl_core.tinyworld.tokenizer import build_tokenizer
+
 GOLDENS = Path(__file__).parent / "data" / "goldens"
 
 
@@ -32,6 +34,12 @@ def model():
 def parent():
     """A random autoregressive model."""
     return tiny_model(enable_bd3lm=False)
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """TinyWorld's, with the words of a few hundred samples."""
+    return build_tokenizer(samples=300)
 
 
 @pytest.fixture(scope="session")

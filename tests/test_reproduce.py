@@ -19,15 +19,9 @@ from dvl_core.reproduction.scale import SCALES, Scale
 from dvl_core.reproduction.small import small_model
 from dvl_core.reproduction.world import TASKS, talk, unseen
 from dvl_core.tinyworld.sampling import split_of
-from dvl_core.tinyworld.tokenizer import build_tokenizer
 
 ASSETS = Path(__file__).parents[1] / "assets"
 IGNORE = -100
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return build_tokenizer(300)
 
 
 @pytest.fixture(scope="module", autouse=True)

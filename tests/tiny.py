@@ -1,8 +1,10 @@
-"""A random model with a few hundred ids, for tests of behaviour that no recorded number pins down."""
+"""Random models: one with a few hundred ids, for tests of behaviour that no recorded number pins down, and one of the
+bundled family."""
 
 import torch
 
 from dvl_core.models import DiffusionVLQwenVLConfig, DiffusionVLQwenVLForConditionalGeneration
+from dvl_core.training.bundled import bundled_config
 
 VOCABULARY, EOS, MASK, IMAGE = 260, 257, 258, 259
 
@@ -34,6 +36,14 @@ def tiny_model(seed: int = 0, **fields) -> DiffusionVLQwenVLForConditionalGenera
         model.lm_head.weight.normal_(0, 0.6)
         model.lm_head.weight[EOS] *= 2.5  # so that some answers end early
     return model
+
+
+def random_bundled(tokenizer) -> DiffusionVLQwenVLForConditionalGeneration:
+    """A random model of the bundled family's size."""
+    torch.manual_seed(0)
+    config = bundled_config(tokenizer)
+    config._attn_implementation = "eager"
+    return DiffusionVLQwenVLForConditionalGeneration(config).eval()
 
 
 def prompts(count: int, seed: int = 1, shortest: int = 1, longest: int = 21) -> list[list[int]]:
