@@ -44,6 +44,7 @@ BEGINNINGS = ("vision", "autoregressive", "diffusion", "polish")  # the stages, 
 # what doesn't fit is left out, and of answers of 40 tokens and more that were more than half with seven in 432.
 TWICE_NOISY = 496
 HARD_SHARES = (0.25, 0.21, 0.23, 0.11, 0.09, 0.09, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
+POLISH_SHARES = (0.17, 0.2, 0.2, 0.0, 0.3, 0.08, 0.05)  # what is to stay: sudokus suffer first, tables are to change
 
 
 def bundled_config(
@@ -161,7 +162,7 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int =
 
 
 def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -> Stage:
-    """More of the conversion: every answer token is learnt once from each sample, among many masks or among few.
+    """The first pass over the whole blocks of tables (`whole`), while all else that the model says stays as it is.
 
     Args:
         minutes: of the stage.
@@ -170,9 +171,10 @@ def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -
         view: pixels per side of a picture.
     """
     picture = cells_of(view) ** 2
-    return Stage("diffusion", batch=256 if large else 16, length=TWICE_NOISY + picture, conversations=5,
-                 first_seed=20_000_000 + skip, shares=HARD_SHARES, lowest_noise=0.5, complementary=True,
-                 minutes=minutes, samples=10**8, muon_lr=0.0015, adam_lr=1e-4, vision_scale=0, decay_from=0.0)
+    return Stage("diffusion", batch=64 if large else 8, length=TWICE_NOISY + picture, conversations=5,
+                 first_seed=20_000_000 + skip, shares=POLISH_SHARES, wild=0.4, complementary=True,
+                 tables=256 if large else 32, keep=2.0, minutes=minutes, samples=10**8, muon_lr=0, adam_lr=3e-4,
+                 vision_scale=0, decay_from=0.4)
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -199,7 +201,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="convert the new parent also with these shares of its samples (0.1, or 0.02,0.1), into "
                              "OUT/brief-0.1 and so on")
     parser.add_argument("--polish", type=float, default=0.0, metavar="MINUTES",
-                        help="go on with the conversion for so long, by complementary masks and at a low learning rate")
+                        help="teach the child the first pass over whole blocks of tables for so long, while it keeps "
+                             "to what it says of all else")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     return parser.parse_args(arguments)
 

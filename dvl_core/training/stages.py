@@ -7,6 +7,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
+from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,6 +25,7 @@ from .packing import Packer
 from .replay import Replay
 from .settings import ConfigError
 from .steps import PackedLanguage, VisionWarmup
+from .whole import TABLES, WholeBlocks
 
 HEADS_FILE = "heads.safetensors"  # beside the checkpoint of the vision stage, no part of the model
 READING_SHARES = (0.2, 0.4, 0.18, 0.1, 0.06, 0.05, 0.01)  # of `tinyworld.sampling.KINDS`: characters need most
@@ -36,11 +38,14 @@ class Stage(StageData):
     Attributes:
         minutes: wall-clock budget.
         samples: upper bound on pictures.
-        muon_lr, adam_lr: peak learning rates.
+        muon_lr, adam_lr: peak learning rates; AdamW learns everything where the first is 0.
         vision_scale: their factor for the vision tower, which stays as it is at 0.
         decay_from: share of the stage after which the learning rate falls linearly.
         reading: weight of the patches' loss beside the language model's, whose heads the vision stage left behind
             (which goes on with them itself where this is above 0).
+        tables: pictures a step whose blocks are learnt whole beside the batch (`whole.WholeBlocks`).
+        keep: weight of the divergence from what the model said at the beginning of the stage, which is then learnt
+            from the batch in place of its answers: nothing else changes while the tables are learnt (0 for answers).
     """
 
     minutes: float
@@ -50,13 +55,23 @@ class Stage(StageData):
     vision_scale: float = 1.0
     decay_from: float = 0.5
     reading: float = 0.0
+    tables: int = 0
+    keep: float = 0.0
     wild: float = 0.3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("minutes", "samples", "muon_lr", "adam_lr"):
+        for field in ("minutes", "samples", "adam_lr"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be above 0")
+        for field in ("muon_lr", "tables", "keep"):
+            if getattr(self, field) < 0:
+                raise ValueError(f"{field}={getattr(self, field)} must be at least 0")
+        if self.tables and (self.stage != "diffusion" or self.vision_scale):
+            raise ValueError(f"tables={self.tables}: only the diffusion stage has blocks, and it keeps the features of "
+                             "their pictures: set vision_scale to 0")
+        if self.keep and not self.tables:
+            raise ValueError(f"keep={self.keep} alone teaches nothing: give tables")
         if self.reading and not self.vision_scale:
             raise ValueError(f"reading={self.reading} teaches the vision tower, which vision_scale=0 holds still")
 
@@ -179,6 +194,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
     if device.type != "cpu":
         batches = Replay(batches, device)
     noise = torch.Generator(device).manual_seed(stage.first_seed)
+    whole = _whole_blocks(model, module, data, tokenizer, hardware) if stage.tables else None
+    before = _as_it_is(module, hardware) if stage.keep else None
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally(device)
     for step, batch in enumerate(batches):
         minutes = (time.monotonic() - began) / 60
@@ -189,7 +206,9 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             batch = add_tree_noise(batch, data, tokenizer.mask_token_id, noise)
         precision = torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16)
         with precision, without_cudnn_attention(stage.length):
-            loss = _loss(module, forward, batch, stage, tally)
+            loss = _loss(module, forward, batch, stage, tally, before)
+            if whole:
+                loss = loss + tally.add_whole(whole.loss(whole.next()))
         optimizer.zero_grad()
         loss.backward()
         tally.passed_over += drop_unusable([parameter for _, parameter in trained])
@@ -235,6 +254,19 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
     return module
 
 
+def _whole_blocks(model, module: PackedLanguage, data: Stage, tokenizer, hardware: Hardware) -> WholeBlocks:
+    """What learns from tables beside a stage's own pictures."""
+    tables = replace(data, batch=data.tables, shares=TABLES, first_seed=data.first_seed + 10_000_000, wild=0.1)
+    reader = torch.compile(module.reader) if hardware.compiled else module.reader
+    return WholeBlocks(model, reader, module.picture_at, tables, tokenizer, pool=125 * data.tables)
+
+
+def _as_it_is(module: PackedLanguage, hardware: Hardware) -> Callable[..., Tensor]:
+    """What gives the log-probabilities of the module with the weights that it has now, whatever it learns later."""
+    kept = deepcopy(module).requires_grad_(False)
+    return torch.no_grad()(torch.compile(kept.log_probabilities) if hardware.compiled else kept.log_probabilities)
+
+
 def _learns(name: str, stage: Stage) -> bool:
     """Whether a stage moves the parameter of that name."""
     if stage.stage == "projector":
@@ -263,7 +295,7 @@ def _take_heads(heads: nn.Module, given: dict[str, Tensor]) -> None:
     heads.load_state_dict({name: given[name] if given[name].shape == t.shape else t for name, t in own.items()})
 
 
-def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
+def _loss(module, forward, batch: dict, stage: Stage, tally: Tally, before: Callable | None) -> Tensor:
     patches = {name: batch[name] for name in HEADS if name in batch}
     if stage.stage == "vision":
         loss, right = forward(batch["pictures"], patches)
@@ -271,13 +303,14 @@ def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
         return loss
     weight = batch["weight"] if stage.stage == "diffusion" else autoregressive_weight(batch)
     mask = module.mask(batch["positions"], batch["segment"], batch["noisy"], batch["complement"])
-    loss, right, reading = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight,
-                                   patches if stage.reading else None)
+    seen = batch["pictures"], batch["ids"], batch["positions"], mask
+    loss, right, reading = forward(*seen, batch["labels"], weight, patches if stage.reading else None,
+                                   before(*seen) if before else None)
     if stage.stage == "diffusion":
         loss = loss / (batch["tasks"] >= 0).sum()
     tally.add(loss, reading=reading)
     tally.add_conversations(batch, right, weight > 0)
-    return loss + stage.reading * reading
+    return (stage.keep if before else 1.0) * loss + stage.reading * reading
 
 
 @torch.no_grad()
@@ -308,7 +341,7 @@ class Tally:
     def __init__(self, device: torch.device | str = "cpu") -> None:
         self.device, self.steps, self.right = device, 0, {}
         self.passed_over = torch.zeros((), device=device)
-        self.loss, self.reading = torch.zeros(2, device=device)
+        self.loss, self.reading, self.whole = torch.zeros(3, device=device)
         self.hits, self.totals = torch.zeros(2, len(TASK_NAMES), device=device)
 
     def add(self, loss: Tensor, right: dict[str, Tensor] | None = None, reading: Tensor | float = 0.0) -> None:
@@ -319,6 +352,11 @@ class Tally:
         self.reading = self.reading + (reading.detach() if torch.is_tensor(reading) else reading)
         for name, share in (right or {}).items():
             self.right[name] = self.right.get(name, 0.0) + share.detach()
+
+    def add_whole(self, loss: Tensor) -> Tensor:
+        """Add a step's loss of whole blocks, and return it."""
+        self.whole = self.whole + loss.detach().nan_to_num()
+        return loss
 
     def add_conversations(self, batch: dict[str, Tensor], right: Tensor, counted: Tensor) -> None:
         """Add the conversations of a step, each to its task: right where every counted token is, bool [B, L]."""
@@ -338,6 +376,8 @@ class Tally:
         entry = {"loss": round(float(self.loss) / max(1, self.steps), 4)}
         if float(self.reading):
             entry["reading_loss"] = round(float(self.reading) / self.steps, 4)
+        if float(self.whole):
+            entry["whole_loss"] = round(float(self.whole) / self.steps, 4)
         if float(self.passed_over):
             entry["passed_over"] = int(self.passed_over)
         entry["right"] = means
