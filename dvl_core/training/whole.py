@@ -56,7 +56,7 @@ class TableBatches(IterableDataset):
             pixels, _ = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], data.view)
             rows.append(row | {"pictures": pixels})
             if len(rows) == data.batch:
-                yield {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in row | {"pictures": 0}}
+                yield {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
                 rows = []
 
     def row(self, packed: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray] | None:
