@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tiny import random_bundled
 
-from dvl_core.training.bundled import POLISH_SHARES, bundle_of, polish_stage
+from dvl_core.training.bundled import HARD_SHARES, bundle_of, polish_stage
 from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise
 from dvl_core.training.objective import NoisyBatch, diffusion_forward
 from dvl_core.training.stages import Log, Stage, picture_slice, run_stage
@@ -87,7 +87,7 @@ def test_settings_that_cannot_be_are_refused_by_name(setting, named):
 
 def test_what_is_kept_is_what_was_said_before(model, tokenizer):
     """No loss where nothing has changed, else the divergence from what was said, weighted as the answers were."""
-    data = replace(DATA, batch=1, length=432 + PICTURE_TOKENS, shares=POLISH_SHARES, conversations=2)
+    data = replace(DATA, batch=1, length=432 + PICTURE_TOKENS, shares=HARD_SHARES, conversations=2)
     batch = add_tree_noise(next(iter(TinyWorldBatches(data, tokenizer))), data, tokenizer.mask_token_id,
                            torch.Generator().manual_seed(3))
     module = PackedLanguage(model, picture_slice(tokenizer), BLOCK, diffusion=True)
@@ -108,8 +108,8 @@ def test_what_is_kept_is_what_was_said_before(model, tokenizer):
 
 
 def test_a_stage_of_tables_moves_the_decoder_alone(tokenizer, tmp_path):
-    """By AdamW: what the batch says by itself is what the model says already."""
-    stage = replace(polish_stage(60.0, False), samples=4, batch=2, tables=2, conversations=1)
+    """By AdamW, beside what the model keeps to."""
+    stage = replace(polish_stage(60.0, False), keep=2.0, samples=4, batch=2, tables=2, conversations=1)
     model, log = random_bundled(tokenizer), Log(tmp_path / "log.jsonl")
     begun = {name: value.clone() for name, value in model.state_dict().items()}
     run_stage(model, tokenizer, stage, log, tmp_path, bundle_of(192))

@@ -8,7 +8,7 @@ Every stage runs for its share of minutes (its learning rate follows the clock, 
 until it has seen its `samples`, whichever comes first. On a GPU it takes large batches, drawn by all cores. `--start
 FOLDER` begins with an earlier bundled model instead of random weights: tensors of the same name and shape are taken
 over, and embeddings word by word; the new one sees pictures as large as that one, or of `--view` pixels. `--polish`
-goes on with the conversion by complementary masks, at a low learning rate and with more of the pictures that are hard;
+teaches what a whole masked block says at first, which is what a confidence threshold lives by, at a low learning rate;
 with `--from polish` that is all, from the conversion in `--out` or from `--start`.
 """
 
@@ -44,7 +44,6 @@ BEGINNINGS = ("vision", "autoregressive", "diffusion", "polish")  # the stages, 
 # what doesn't fit is left out, and of answers of 40 tokens and more that were more than half with seven in 432.
 TWICE_NOISY = 496
 HARD_SHARES = (0.25, 0.21, 0.23, 0.11, 0.09, 0.09, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
-POLISH_SHARES = (0.17, 0.2, 0.2, 0.0, 0.3, 0.08, 0.05)  # what is to stay: sudokus suffer first, tables are to change
 
 
 def bundled_config(
@@ -162,7 +161,10 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int =
 
 
 def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -> Stage:
-    """The first pass over the whole blocks of tables (`whole`), while all else that the model says stays as it is.
+    """The first pass over the whole blocks of tables (`whole`), beside a little more of the conversion.
+
+    Tables gain by it at a confidence threshold, and the hardest sudokus lose a little; a second, gentler stage with
+    `keep` wins most of them back.
 
     Args:
         minutes: of the stage.
@@ -171,9 +173,9 @@ def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -
         view: pixels per side of a picture.
     """
     picture = cells_of(view) ** 2
-    return Stage("diffusion", batch=64 if large else 8, length=TWICE_NOISY + picture, conversations=5,
-                 first_seed=20_000_000 + skip, shares=POLISH_SHARES, wild=0.4, complementary=True,
-                 tables=256 if large else 32, keep=2.0, minutes=minutes, samples=10**8, muon_lr=0, adam_lr=3e-4,
+    return Stage("diffusion", batch=64 if large else 6, length=TWICE_NOISY + picture, conversations=5,
+                 first_seed=20_000_000 + skip, shares=HARD_SHARES, wild=0.4, complementary=True,
+                 tables=512 if large else 48, minutes=minutes, samples=10**8, muon_lr=0, adam_lr=3e-4,
                  vision_scale=0, decay_from=0.4)
 
 
@@ -201,8 +203,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="convert the new parent also with these shares of its samples (0.1, or 0.02,0.1), into "
                              "OUT/brief-0.1 and so on")
     parser.add_argument("--polish", type=float, default=0.0, metavar="MINUTES",
-                        help="teach the child the first pass over whole blocks of tables for so long, while it keeps "
-                             "to what it says of all else")
+                        help="teach the child the first pass over whole blocks of tables for so long, beside a little "
+                             "more of its conversion")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     return parser.parse_args(arguments)
 
