@@ -13,14 +13,7 @@ from dvl_core.models.qwen_vl import DiffusionVLQwenVLForConditionalGeneration
 from dvl_core.tinyworld.labels import HEADS
 from dvl_core.tinyworld.tokenizer import build_tokenizer
 from dvl_core.training import bundled
-from dvl_core.training.bundled import (
-    bundle_of,
-    bundled_config,
-    bundled_stages,
-    save,
-    taken_over,
-    view_of,
-)
+from dvl_core.training.bundled import bundle_of, bundled_config, bundled_stages, save, taken_over, view_of
 from dvl_core.training.data import TinyWorldBatches
 from dvl_core.training.stages import _module
 from dvl_core.training.steps import VisionWarmup

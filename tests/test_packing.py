@@ -1,6 +1,5 @@
 """The fast paths of training are the same computation as the plain ones: vision, packed rows, noise, batches."""
 
-
 import numpy as np
 import pytest
 import torch
@@ -8,9 +7,7 @@ from tiny import random_bundled
 
 from dvl_core.tinyworld import draw, sample
 from dvl_core.tinyworld.labels import HEADS
-from dvl_core.training.bundled import (
-    bundled_processor,
-)
+from dvl_core.training.bundled import bundled_processor
 from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise, loader, picture_bytes
 from dvl_core.training.objective import NoisyBatch, block_diffusion_loss, diffusion_forward
 from dvl_core.training.packing import IGNORE, Packer

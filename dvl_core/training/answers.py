@@ -65,7 +65,7 @@ def masked_token_losses(
     tokens = Tokens(
         position // block_size, is_noisy.expand(batch, -1),
         turn=None if turn is None else torch.cat([turn.gather(1, index), turn], 1),
-        padding=_numbered(torch.cat([real & clean_real.gather(1, index), clean_real], 1)),
+        padding=numbered(torch.cat([real & clean_real.gather(1, index), clean_real], 1)),
     )  # fmt: skip
     hidden = run_under_rule(model, torch.cat([noisy, embeds], 1), tokens, position, attention)
     chosen = masked.gather(1, index) & real
@@ -89,7 +89,7 @@ def next_token_losses(
     position = torch.arange(labels.shape[1], device=embeds.device).expand(len(labels), -1)
     real = torch.ones_like(position, dtype=torch.bool) if attention_mask is None else attention_mask.bool()
     # clean tokens in blocks of one: the rule is then the causal one
-    tokens = Tokens(position, torch.zeros_like(real), padding=_numbered(real))
+    tokens = Tokens(position, torch.zeros_like(real), padding=numbered(real))
     hidden = run_under_rule(model, embeds, tokens, position, attention)
     learnt = labels != IGNORE
     learnt[:, 0] = False  # nothing comes before the first token
@@ -97,7 +97,7 @@ def next_token_losses(
     return torch.zeros(labels.shape, device=labels.device).masked_scatter(learnt, losses)
 
 
-def _numbered(real: Tensor) -> Tensor:
+def numbered(real: Tensor) -> Tensor:
     """`Tokens.padding` of tokens of which these are real, [B, L]."""
     return torch.arange(1, real.shape[1] + 1, device=real.device).masked_fill(real, 0)
 

@@ -99,6 +99,11 @@ def picture_bytes(picture, drawn_at: int, view: Callable = framed) -> tuple[np.n
     return np.array(view(image)), marks
 
 
+def stacked(rows: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
+    """Rows with the same names and shapes as one batch."""
+    return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+
+
 class TinyWorldBatches(IterableDataset):
     """Endless batches of one stage; with several worker processes each draws its share of them."""
 
@@ -116,7 +121,7 @@ class TinyWorldBatches(IterableDataset):
         mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
         for first in count(data.first_seed + mine * data.batch, workers * data.batch):
             rows = [self._row(seed, packer) for seed in range(first, first + data.batch)]
-            yield {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+            yield stacked(rows)
 
     def _row(self, seed: int, packer: Packer | None) -> dict[str, np.ndarray]:
         data = self.data
@@ -181,6 +186,6 @@ def add_tree_noise(batch: dict[str, Tensor], data: StageData, mask_id: int,
     return batch | {"ids": ids, "weight": weight}
 
 
-def loader(data: StageData, tokenizer, workers: int = 1) -> DataLoader:
+def loader(data: StageData, tokenizer, workers: int = 1, batches: Callable = TinyWorldBatches) -> DataLoader:
     """Batches from worker processes that stay a few batches ahead."""
-    return DataLoader(TinyWorldBatches(data, tokenizer), batch_size=None, num_workers=workers, prefetch_factor=4)
+    return DataLoader(batches(data, tokenizer), batch_size=None, num_workers=workers, prefetch_factor=4)

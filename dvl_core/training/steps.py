@@ -146,6 +146,11 @@ def picture_reader(model: nn.Module) -> nn.Module:
     return PictureReader(model) if hasattr(model.model, "visual") else NoPicture(model.config.hidden_size)
 
 
+def with_picture(words: Tensor, features: Tensor, at: slice) -> Tensor:
+    """Embeddings [B, L, D] with a picture's features in their place."""
+    return torch.cat([words[:, : at.start], features.to(words.dtype), words[:, at.stop :]], 1)
+
+
 class PackedLanguage(nn.Module):
     """Picture and packed conversations to the loss of the autoregressive or the diffusion stage.
 
@@ -206,9 +211,7 @@ class PackedLanguage(nn.Module):
         else:
             read = self.reader.patches(pictures)
             features, reading = self.reader.project(read), self.heads(read, patches)[0]
-        words = self.language.embed_tokens(ids)
-        at = self.picture_at
-        embeds = torch.cat([words[:, : at.start], features.to(words.dtype), words[:, at.stop :]], 1)
+        embeds = with_picture(self.language.embed_tokens(ids), features, self.picture_at)
         hidden = self.language(
             inputs_embeds=embeds,
             attention_mask={"full_attention": mask, "sliding_attention": mask},

@@ -21,13 +21,16 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 from transformers import DynamicCache
 
 from ..tinyworld.questions import ask
 from ..tinyworld.world import sample
-from .data import DRAWN_AT, StageData, picture_bytes
+from .answers import numbered
+from .data import DRAWN_AT, StageData, loader, picture_bytes, stacked
+from .masks import Tokens, dense_mask, may_attend
 from .packing import IGNORE, Packer
+from .steps import with_picture
 
 TABLES = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)  # of `tinyworld.sampling.KINDS`
 BLOCKS = 3  # learnt of every answer, drawn at random where there are more
@@ -56,7 +59,7 @@ class TableBatches(IterableDataset):
             pixels, _ = picture_bytes(drawn.picture, DRAWN_AT[seed % len(DRAWN_AT)], data.view)
             rows.append(row | {"pictures": pixels})
             if len(rows) == data.batch:
-                yield {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
+                yield stacked(rows)
                 rows = []
 
     def row(self, packed: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray] | None:
@@ -93,7 +96,7 @@ class WholeBlocks:
                  pool: int) -> None:
         self.model, self.reader, self.picture_at = model, reader, picture_at
         self.mask_id, self.block_size = tokenizer.mask_token_id, data.block_size
-        self.fresh = iter(DataLoader(TableBatches(data, tokenizer), batch_size=None, num_workers=1, prefetch_factor=4))
+        self.fresh = iter(loader(data, tokenizer, batches=TableBatches))
         self.wanted, self.pool, self.taken = max(1, pool // data.batch), [], 0
         self.order = random.Random(data.first_seed)
 
@@ -114,20 +117,20 @@ class WholeBlocks:
         """Cross entropy per cell of the batch's blocks, every one masked whole."""
         ids, starts, size = batch["ids"], batch["starts"], self.block_size
         cache, model, device = DynamicCache(), self.model, batch["ids"].device
-        places = torch.arange(ids.shape[1], device=device)
+        places = torch.arange(ids.shape[1], device=device).expand_as(ids)
+        real = places < batch["length"][:, None]
+        clean = Tokens(places // size, torch.zeros_like(real), padding=numbered(real))
         with torch.no_grad(), sdpa(model):
-            words, at = model.token_embeds(ids), self.picture_at
-            embeds = torch.cat([words[:, : at.start], batch["features"].to(words.dtype), words[:, at.stop :]], 1)
-            seen = places // size <= places[:, None] // size
-            seen = seen & (places < batch["length"][:, None, None]) | torch.eye(len(places), dtype=bool, device=device)
-            model.run_decoder(embeds, seen[:, None], places[None], cache)
+            embeds = with_picture(model.token_embeds(ids), batch["features"], self.picture_at)
+            model.run_decoder(embeds, dense_mask(clean)[:, None], places, cache)
         there = (starts >= 0).repeat_interleave(size, 1)
         cells = (starts.clamp(min=0)[..., None] + torch.arange(size, device=device)).flatten(1)
-        own = torch.arange(cells.shape[1], device=device) // size
-        before = places < (cells // size * size)[..., None]
-        beside = (own == own[:, None]).expand(len(ids), -1, -1)
+        noisy = Tokens(cells // size, torch.ones_like(there), padding=torch.zeros_like(cells))
+        pairs = zip(clean, noisy, strict=True)
+        keys = Tokens(*(None if old is None else torch.cat([old, own], 1) for old, own in pairs))
+        allowed = may_attend(noisy.map(lambda field: field[..., :, None]), keys.map(lambda field: field[..., None, :]))
         masks = model.token_embeds(torch.full_like(cells, self.mask_id))
-        hidden = model.run_decoder(masks, torch.cat([before, beside], 2)[:, None], cells, cache)
+        hidden = model.run_decoder(masks, allowed[:, None], cells, cache)
         labels = torch.where(there, ids.gather(1, cells), IGNORE)
         return F.cross_entropy(model.lm_head(hidden).float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
 
