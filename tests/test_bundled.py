@@ -64,7 +64,7 @@ def test_an_earlier_model_keeps_its_view_or_gets_another(tokenizer, tmp_path):
     assert view_of(taken_over(tokenizer, tmp_path).config) == 64
     wider = taken_over(tokenizer, tmp_path, 128)
     assert view_of(wider.config) == wider.config.vision_config.window_size == 128
-    bundle, stage = bundle_of(64), bundled.polish_stage(1.0, False, 0, 64)
+    bundle, stage = bundle_of(64), bundled.polish_stages(1.0, False, 0, 64)[0]
     batch = next(iter(TinyWorldBatches(replace(stage, batch=1, view=bundle.view, cells=bundle.cells), tokenizer)))
     assert batch["pictures"].shape == (1, 64, 64, 3) and batch["shape"].shape == (1, 16)
 
@@ -132,11 +132,14 @@ def test_the_whole_pipeline_and_brief_conversions(tokenizer, tmp_path, monkeypat
 
 
 def test_a_conversion_is_polished(model, tokenizer, tmp_path, monkeypatch):
-    """Complementary masks at a low rate, from an earlier child, and nothing else is trained or written."""
+    """Complementary masks at a low rate, from an earlier child, whose words the last part keeps to; nothing else is
+    trained or written."""
     monkeypatch.setattr(bundled, "build_tokenizer", lambda: tokenizer)
-    stage = replace(bundled.polish_stage(1.0, False), samples=4, batch=2, tables=2)
-    assert stage.complementary and stage.vision_scale == 0
-    monkeypatch.setattr(bundled, "polish_stage", lambda *_: stage)
+    stages = [replace(stage, samples=4, batch=2, tables=2) for stage in bundled.polish_stages(1.0, False)]
+    assert all(stage.complementary and stage.vision_scale == 0 for stage in stages)
+    monkeypatch.setattr(bundled, "polish_stages", lambda *_: stages)
+    teachers, begin = [], bundled.run_stage
+    monkeypatch.setattr(bundled, "run_stage", lambda *given: teachers.append(given[-1].state_dict()) or begin(*given))
     save(model, tokenizer, tmp_path / "child", diffusion=True)
     save_file(VisionWarmup(model, HEADS).heads.state_dict(), tmp_path / "child" / bundled.HEADS_FILE)  # of no use here
     options = ["--start", str(tmp_path / "child"), "--from", "polish", "--polish", "1", "--no-compile"]
@@ -145,5 +148,8 @@ def test_a_conversion_is_polished(model, tokenizer, tmp_path, monkeypatch):
     polished = load_model(tmp_path / "out" / "bundled" / "diffusion", device="cpu")[0].state_dict()
     moved = {name for name, value in model.state_dict().items() if not torch.equal(value, polished[name].float())}
     assert any("layers" in name for name in moved)
+    for said in teachers:
+        assert all(torch.equal(value, said[name]) for name, value in model.state_dict().items())
+    assert len(teachers) == 2
     assert all(torch.equal(value.bfloat16(), polished[name].bfloat16())
                for name, value in model.state_dict().items() if "visual" in name)

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from tiny import random_bundled
 
-from dvl_core.training.bundled import HARD_SHARES, bundle_of, polish_stage
+from dvl_core.training.bundled import HARD_SHARES, bundle_of, polish_stages
 from dvl_core.training.data import StageData, TinyWorldBatches, add_tree_noise
 from dvl_core.training.objective import NoisyBatch, diffusion_forward
 from dvl_core.training.stages import Log, Stage, picture_slice, run_stage
@@ -77,6 +77,7 @@ def test_every_block_of_an_answer_can_be_drawn(tokenizer):
 @pytest.mark.parametrize("setting, named", [
     ({"tables": -1}, "tables=-1"), ({"tables": 2, "vision_scale": 1.0}, "tables=2"), ({"keep": -1.0}, "keep=-1.0"),
     ({"keep": 1.0}, "keep=1.0 alone teaches nothing"), ({"muon_lr": -1.0}, "muon_lr=-1.0"),
+    ({"answers": 0.5}, "answers=0.5 weighs them against what is kept"), ({"answers": -1.0}, "answers=-1.0 must be"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused_by_name(setting, named):
     with pytest.raises(ValueError, match=named):
@@ -105,11 +106,15 @@ def test_what_is_kept_is_what_was_said_before(model, tokenizer):
     divergence = (before.exp() * (before - after)).sum(-1)
     torch.testing.assert_close(loss, (divergence * batch["weight"]).sum(), atol=1e-4, rtol=1e-4)
     assert float(loss) > 0
+    with torch.no_grad():
+        answers, _, _ = changed(*seen, batch["labels"], batch["weight"], None)
+        both, _, _ = changed(*seen, batch["labels"], batch["weight"], None, before, (0.5, 2.0))
+    torch.testing.assert_close(both, 0.5 * answers + 2 * loss, atol=1e-4, rtol=1e-4)
 
 
 def test_a_stage_of_tables_moves_the_decoder_alone(tokenizer, tmp_path):
     """By AdamW, beside what the model keeps to."""
-    stage = replace(polish_stage(60.0, False), keep=2.0, samples=4, batch=2, tables=2, conversations=1)
+    stage = replace(polish_stages(60.0, False)[1], keep=2.0, samples=4, batch=2, tables=2, conversations=1)
     model, log = random_bundled(tokenizer), Log(tmp_path / "log.jsonl")
     begun = {name: value.clone() for name, value in model.state_dict().items()}
     run_stage(model, tokenizer, stage, log, tmp_path, bundle_of(192))

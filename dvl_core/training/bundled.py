@@ -8,8 +8,9 @@ Every stage runs for its share of minutes (its learning rate follows the clock, 
 until it has seen its `samples`, whichever comes first. On a GPU it takes large batches, drawn by all cores. `--start
 FOLDER` begins with an earlier bundled model instead of random weights: tensors of the same name and shape are taken
 over, and embeddings word by word; the new one sees pictures as large as that one, or of `--view` pixels. `--polish`
-teaches what a whole masked block says at first, which is what a confidence threshold lives by, at a low learning rate;
-with `--from polish` that is all, from the conversion in `--out` or from `--start`.
+teaches what a whole masked block says at first, which is what a confidence threshold lives by, at a low learning rate,
+and then goes back to what else the child said before; with `--from polish` that is all, from the conversion in `--out`
+or from `--start`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import argparse
 import math
 import shutil
 import sys
+from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -44,6 +46,7 @@ BEGINNINGS = ("vision", "autoregressive", "diffusion", "polish")  # the stages, 
 # what doesn't fit is left out, and of answers of 40 tokens and more that were more than half with seven in 432.
 TWICE_NOISY = 496
 HARD_SHARES = (0.25, 0.21, 0.23, 0.11, 0.09, 0.09, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
+SUDOKU_SHARES = (0.1, 0.12, 0.14, 0.0, 0.58, 0.04, 0.02)  # more sudokus, and no tables beside those learnt whole
 
 
 def bundled_config(
@@ -160,23 +163,26 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int =
     return [stages[0], *(replace(stage, easy=0) for stage in stages[1:])] if skip else stages
 
 
-def polish_stage(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -> Stage:
-    """The first pass over the whole blocks of tables (`whole`), beside a little more of the conversion.
+def polish_stages(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -> list[Stage]:
+    """The first pass over the whole blocks of tables (`whole`), beside a little more of the conversion; then fewer
+    tables, and gently back to what the child said before, sudokus above all.
 
-    Tables gain by it at a confidence threshold, and the hardest sudokus lose a little; a second, gentler stage with
-    `keep` wins most of them back.
+    Tables gain by the first stage at a confidence threshold, and the hardest sudokus lose; the second wins them back.
 
     Args:
-        minutes: of the stage.
+        minutes: of both.
         large: with the batches of a GPU.
         skip: begin this many pictures further on.
         view: pixels per side of a picture.
     """
-    picture = cells_of(view) ** 2
-    return Stage("diffusion", batch=64 if large else 6, length=TWICE_NOISY + picture, conversations=5,
-                 first_seed=20_000_000 + skip, shares=HARD_SHARES, wild=0.4, complementary=True,
-                 tables=512 if large else 48, minutes=minutes, samples=10**8, muon_lr=0, adam_lr=3e-4,
-                 vision_scale=0, decay_from=0.4)
+    first = Stage("diffusion", batch=64 if large else 6, length=TWICE_NOISY + cells_of(view) ** 2, conversations=5,
+                  first_seed=20_000_000 + skip, shares=HARD_SHARES, wild=0.4, complementary=True,
+                  tables=512 if large else 48, minutes=0.7 * minutes, samples=10**8, muon_lr=0, adam_lr=3e-4,
+                  vision_scale=0, decay_from=0.4)
+    second = replace(first, batch=128 if large else 14, tables=128 if large else 16, shares=SUDOKU_SHARES, answers=0.5,
+                     keep=1.0, first_seed=first.first_seed + 20_000_000, minutes=0.3 * minutes, adam_lr=1.5e-4,
+                     decay_from=0.0)
+    return [first, second]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -204,7 +210,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                              "OUT/brief-0.1 and so on")
     parser.add_argument("--polish", type=float, default=0.0, metavar="MINUTES",
                         help="teach the child the first pass over whole blocks of tables for so long, beside a little "
-                             "more of its conversion")
+                             "more of its conversion and what it said before")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     return parser.parse_args(arguments)
 
@@ -234,21 +240,24 @@ def run(options: argparse.Namespace) -> None:
     model = _beginning(options, tokenizer, hardware)
     view = view_of(model.config)
     bundle = bundle_of(view)
-    stages = dict(zip(BEGINNINGS, bundled_stages(minutes, large, options.skip, view), strict=False))
+    three = bundled_stages(minutes, large, options.skip, view)
+    stages = {name: [stage] for name, stage in zip(BEGINNINGS, three, strict=False)}
     if options.polish:
-        stages["polish"] = polish_stage(options.polish, large, options.skip, view)
+        stages["polish"] = polish_stages(options.polish, large, options.skip, view)
     if _has_heads(options):  # what the tower knows is not learnt again
-        stages["vision"] = replace(stages["vision"], reading=1.0)
+        stages["vision"] = [replace(stages["vision"][0], reading=1.0)]
     log = Log(options.out / "log.jsonl")
     log.write(parameters=sum(p.numel() for p in model.parameters()), vision=sum(
         p.numel() for p in model.model.visual.parameters()), tokens=len(tokenizer), seed=options.seed)
     learnt = 0
     for name in BEGINNINGS[BEGINNINGS.index(options.stage) : len(stages)]:
         for share in shares if name == "diffusion" and learnt else ():
-            brief = replace(stages[name], minutes=60.0, samples=max(1, int(learnt * share)))
+            brief = replace(stages[name][0], minutes=60.0, samples=max(1, int(learnt * share)))
             parent = load(options.out / "autoregressive", hardware)
             run_stage(parent, tokenizer, brief, log, options.out, bundle, hardware, f"brief-{share:g}")
-        learnt = run_stage(model, tokenizer, stages[name], log, options.out, bundle, hardware, name)
+        teacher = deepcopy(model) if name == "polish" else None
+        for stage in stages[name]:
+            learnt = run_stage(model, tokenizer, stage, log, options.out, bundle, hardware, name, teacher)
     for name in ("diffusion", "autoregressive"):
         last = options.out / ("polish" if options.polish and name == "diffusion" else name)
         if last.exists():

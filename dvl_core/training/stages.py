@@ -44,8 +44,9 @@ class Stage(StageData):
         reading: weight of the patches' loss beside the language model's, whose heads the vision stage left behind
             (which goes on with them itself where this is above 0).
         tables: pictures a step whose blocks are learnt whole beside the batch (`whole.WholeBlocks`).
-        keep: weight of the divergence from what the model said at the beginning of the stage, which is then learnt
-            from the batch in place of its answers: nothing else changes while the tables are learnt (0 for answers).
+        answers: weight of the loss of the batch's answers, beside that of the tables.
+        keep: weight of the divergence from what a teacher says of the batch, so that nothing else changes while the
+            tables are learnt.
     """
 
     minutes: float
@@ -56,6 +57,7 @@ class Stage(StageData):
     decay_from: float = 0.5
     reading: float = 0.0
     tables: int = 0
+    answers: float = 1.0
     keep: float = 0.0
     wild: float = 0.3
 
@@ -64,12 +66,14 @@ class Stage(StageData):
         for field in ("minutes", "samples", "adam_lr"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be above 0")
-        for field in ("muon_lr", "tables", "keep"):
+        for field in ("muon_lr", "tables", "answers", "keep"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 0")
         if self.tables and (self.stage != "diffusion" or self.vision_scale):
             raise ValueError(f"tables={self.tables}: only the diffusion stage has blocks, and it keeps the features of "
                              "their pictures: set vision_scale to 0")
+        if self.answers != 1 and not self.keep:
+            raise ValueError(f"answers={self.answers} weighs them against what is kept: give keep")
         if self.keep and not self.tables:
             raise ValueError(f"keep={self.keep} alone teaches nothing: give tables")
         if self.reading and not self.vision_scale:
@@ -160,7 +164,7 @@ class Log:
 
 
 def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundle, hardware: Hardware = CPU,
-              folder: str | None = None) -> int:
+              folder: str | None = None, teacher: nn.Module | None = None) -> int:
     """Train one stage in place, on the hardware's device, where the model stays.
 
     Args:
@@ -172,6 +176,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         bundle: of the model's family.
         hardware: what it runs on.
         folder: name of the subfolder; the stage's by default.
+        teacher: what a stage with `keep` keeps to; by default the model as it is now.
 
     Returns:
         how many samples were learnt from, repeated ones included.
@@ -195,7 +200,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         batches = Replay(batches, device)
     noise = torch.Generator(device).manual_seed(stage.first_seed)
     whole = _whole_blocks(model, module, data, tokenizer, hardware) if stage.tables else None
-    before = _as_it_is(module, hardware) if stage.keep else None
+    before = _said_by(teacher or deepcopy(model), tokenizer, stage, out, bundle, hardware) if stage.keep else None
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally(device)
     for step, batch in enumerate(batches):
         minutes = (time.monotonic() - began) / 60
@@ -261,10 +266,11 @@ def _whole_blocks(model, module: PackedLanguage, data: Stage, tokenizer, hardwar
     return WholeBlocks(model, reader, module.picture_at, tables, tokenizer, pool=125 * data.tables)
 
 
-def _as_it_is(module: PackedLanguage, hardware: Hardware) -> Callable[..., Tensor]:
-    """What gives the log-probabilities of the module with the weights that it has now, whatever it learns later."""
-    kept = deepcopy(module).requires_grad_(False)
-    return torch.no_grad()(torch.compile(kept.log_probabilities) if hardware.compiled else kept.log_probabilities)
+def _said_by(teacher: nn.Module, tokenizer, stage: Stage, out: Path, bundle: Bundle,
+             hardware: Hardware) -> Callable[..., Tensor]:
+    """What gives a teacher's log-probabilities of packed rows."""
+    module = _module(teacher.requires_grad_(False), tokenizer, stage, out, bundle.cells).to(hardware.device)
+    return torch.no_grad()(torch.compile(module.log_probabilities) if hardware.compiled else module.log_probabilities)
 
 
 def _learns(name: str, stage: Stage) -> bool:
@@ -305,12 +311,12 @@ def _loss(module, forward, batch: dict, stage: Stage, tally: Tally, before: Call
     mask = module.mask(batch["positions"], batch["segment"], batch["noisy"], batch["complement"])
     seen = batch["pictures"], batch["ids"], batch["positions"], mask
     loss, right, reading = forward(*seen, batch["labels"], weight, patches if stage.reading else None,
-                                   before(*seen) if before else None)
+                                   before(*seen) if before else None, (stage.answers, stage.keep))
     if stage.stage == "diffusion":
         loss = loss / (batch["tasks"] >= 0).sum()
     tally.add(loss, reading=reading)
     tally.add_conversations(batch, right, weight > 0)
-    return (stage.keep if before else 1.0) * loss + stage.reading * reading
+    return loss + stage.reading * reading
 
 
 @torch.no_grad()

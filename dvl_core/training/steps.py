@@ -184,20 +184,21 @@ class PackedLanguage(nn.Module):
         return additive(tree_causal_mask(segment))
 
     def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor, labels: Tensor, weight: Tensor,
-                patches: dict[str, Tensor] | None = None,
-                before: Tensor | None = None) -> tuple[Tensor, Tensor, Tensor]:
+                patches: dict[str, Tensor] | None = None, before: Tensor | None = None,
+                shares: tuple[float, float] = (0.0, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted loss summed over the batch; where the arg-max is right, bool [B, L]; and the loss of the heads (0
         without any) for the labels `patches`.
 
-        The loss of a token is its cross entropy; where `before` is given, log-probabilities [B, L, V], it is the
-        divergence from them instead.
+        The loss of a token is its cross entropy; where `before` is given, log-probabilities [B, L, V], it is so much of
+        the cross entropy and of the divergence from them as `shares` says.
         """
         logits, reading = self.logits(pictures, ids, positions, mask, patches)
-        if before is None:
-            loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
-        else:
-            loss = F.kl_div(logits.log_softmax(-1), before, reduction="none", log_target=True).sum(-1)
-        return (loss.view_as(weight) * weight).sum(), logits.argmax(-1) == labels, reading
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
+        loss = loss.view_as(weight)
+        if before is not None:
+            kept = F.kl_div(logits.log_softmax(-1), before, reduction="none", log_target=True).sum(-1)
+            loss = shares[0] * loss + shares[1] * kept
+        return (loss * weight).sum(), logits.argmax(-1) == labels, reading
 
     def log_probabilities(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
         """What the model says at every token, float32 [B, L, V]."""
