@@ -1,7 +1,7 @@
 """The page around the player, in a real browser: conversations, keys, places that stay, what a reload keeps."""
 
 import pytest
-from browsing import PLAYER, click_example, data, finish, seek, set_number, show, slow_motion, trace_of
+from browsing import PLAYER, click_example, data, finish, seek, set_number, show, slow_motion, trace_of, wait_phase
 from PIL import Image
 from traces import made_up_trace
 
@@ -32,6 +32,7 @@ def test_a_question_asked_while_an_answer_runs_goes_on_from_it(visit):
     page = visit()
     slow_motion(page, 0.3)
     click_example(page, 4)  # a chart
+    wait_phase(page, "running")
     page.wait_for_function("Number(document.querySelector('.dvl').dataset.received) > 2")
     first = data(page)["run"]
     slow_motion(page, 0)
