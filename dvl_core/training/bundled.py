@@ -167,7 +167,8 @@ def polish_stages(minutes: float, large: bool, skip: int = 0, view: int = VIEW) 
     """The first pass over the whole blocks of tables (`whole`), beside a little more of the conversion; then fewer
     tables, and gently back to what the child said before, sudokus above all.
 
-    Tables gain by the first stage at a confidence threshold, and the hardest sudokus lose; the second wins them back.
+    The first is for tables at a confidence threshold, the second for the hardest sudokus, which the first costs.
+    How much of either is left depends on the minutes: the card of the bundled model has what was measured.
 
     Args:
         minutes: of both.
