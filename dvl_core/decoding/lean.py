@@ -70,13 +70,8 @@ def one_pass(model) -> RLock:
 @contextmanager
 def own_attention(model) -> Iterator[None]:
     """The decoder's attention is `attend`, and tells a probe, for the pass inside."""
-    config = model.decoder.config
-    with one_pass(model):
-        before, config._attn_implementation = config._attn_implementation, _ATTENTION
-        try:
-            yield
-        finally:
-            config._attn_implementation = before
+    with one_pass(model), model.attention_by(_ATTENTION):
+        yield
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -118,6 +119,17 @@ class BlockDiffusionMixin:
             **kwargs,
         )
         return output.last_hidden_state
+
+    @contextmanager
+    def attention_by(self, name: str) -> Iterator[None]:
+        """For a while the decoder's attention is the one that transformers knows by this name. Other threads see it
+        too."""
+        config = self.decoder.config
+        before, config._attn_implementation = config._attn_implementation, name
+        try:
+            yield
+        finally:
+            config._attn_implementation = before
 
     def forward(
         self,

@@ -75,9 +75,14 @@ def within_turn(query_turn: Tensor, key_turn: Tensor) -> Tensor:
     return key_turn <= query_turn
 
 
-def dense_mask(tokens: Tokens) -> Tensor:
-    """The rule over all pairs of tokens. Returns bool [..., L, L], row = query, True = may attend."""
-    return may_attend(tokens.map(lambda field: field[..., :, None]), tokens.map(lambda field: field[..., None, :]))
+def dense_mask(queries: Tokens, keys: Tokens | None = None) -> Tensor:
+    """The rule over all pairs of tokens, of queries and keys or of tokens among themselves.
+
+    Returns:
+        bool [..., Q, K], row = query, True = may attend.
+    """
+    keys = queries if keys is None else keys
+    return may_attend(queries.map(lambda field: field[..., :, None]), keys.map(lambda field: field[..., None, :]))
 
 
 def block_diffusion_mask(

@@ -114,6 +114,10 @@ class Hardware:
         """SDPA, but on a CPU that multiplies bfloat16, where SDPA's backward pass is slow."""
         return "eager" if self.device.type == "cpu" and fast_dtype() == torch.bfloat16 else "sdpa"
 
+    def compile(self, function: Callable) -> Callable:
+        """The function compiled, or as it is."""
+        return torch.compile(function) if self.compiled else function
+
 
 CPU = Hardware(torch.device("cpu"))
 
@@ -262,7 +266,7 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
 def _whole_blocks(model, module: PackedLanguage, data: Stage, tokenizer, hardware: Hardware) -> WholeBlocks:
     """What learns from tables beside a stage's own pictures."""
     tables = replace(data, batch=data.tables, shares=TABLES, first_seed=data.first_seed + 10_000_000, wild=0.1)
-    reader = torch.compile(module.reader) if hardware.compiled else module.reader
+    reader = hardware.compile(module.reader)
     return WholeBlocks(model, reader, module.picture_at, tables, tokenizer, pool=125 * data.tables)
 
 
@@ -270,7 +274,7 @@ def _said_by(teacher: nn.Module, tokenizer, stage: Stage, out: Path, bundle: Bun
              hardware: Hardware) -> Callable[..., Tensor]:
     """What gives a teacher's log-probabilities of packed rows."""
     module = _module(teacher.requires_grad_(False), tokenizer, stage, out, bundle.cells).to(hardware.device)
-    return torch.no_grad()(torch.compile(module.log_probabilities) if hardware.compiled else module.log_probabilities)
+    return torch.no_grad()(hardware.compile(module.log_probabilities))
 
 
 def _learns(name: str, stage: Stage) -> bool:

@@ -185,19 +185,19 @@ class PackedLanguage(nn.Module):
 
     def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor, labels: Tensor, weight: Tensor,
                 patches: dict[str, Tensor] | None = None, before: Tensor | None = None,
-                shares: tuple[float, float] = (0.0, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
+                mix: tuple[float, float] = (0.0, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
         """Weighted loss summed over the batch; where the arg-max is right, bool [B, L]; and the loss of the heads (0
         without any) for the labels `patches`.
 
         The loss of a token is its cross entropy; where `before` is given, log-probabilities [B, L, V], it is so much of
-        the cross entropy and of the divergence from them as `shares` says.
+        the cross entropy and of the divergence from them as `mix` says.
         """
         logits, reading = self.logits(pictures, ids, positions, mask, patches)
         loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
         loss = loss.view_as(weight)
         if before is not None:
             kept = F.kl_div(logits.log_softmax(-1), before, reduction="none", log_target=True).sum(-1)
-            loss = shares[0] * loss + shares[1] * kept
+            loss = mix[0] * loss + mix[1] * kept
         return (loss * weight).sum(), logits.argmax(-1) == labels, reading
 
     def log_probabilities(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:

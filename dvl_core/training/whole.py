@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from itertools import count
 
 import numpy as np
@@ -28,7 +27,7 @@ from ..tinyworld.questions import ask
 from ..tinyworld.world import sample
 from .answers import numbered
 from .data import DRAWN_AT, StageData, loader, picture_bytes, stacked
-from .masks import Tokens, dense_mask, may_attend
+from .masks import Tokens, dense_mask
 from .packing import IGNORE, Packer
 from .steps import with_picture
 
@@ -120,7 +119,7 @@ class WholeBlocks:
         places = torch.arange(ids.shape[1], device=device).expand_as(ids)
         real = places < batch["length"][:, None]
         clean = Tokens(places // size, torch.zeros_like(real), padding=numbered(real))
-        with torch.no_grad(), sdpa(model):
+        with torch.no_grad(), model.attention_by("sdpa"):  # the faster one where no gradient is asked for
             embeds = with_picture(model.token_embeds(ids), batch["features"], self.picture_at)
             model.run_decoder(embeds, dense_mask(clean)[:, None], places, cache)
         there = (starts >= 0).repeat_interleave(size, 1)
@@ -128,19 +127,7 @@ class WholeBlocks:
         noisy = Tokens(cells // size, torch.ones_like(there), padding=torch.zeros_like(cells))
         pairs = zip(clean, noisy, strict=True)
         keys = Tokens(*(None if old is None else torch.cat([old, own], 1) for old, own in pairs))
-        allowed = may_attend(noisy.map(lambda field: field[..., :, None]), keys.map(lambda field: field[..., None, :]))
         masks = model.token_embeds(torch.full_like(cells, self.mask_id))
-        hidden = model.run_decoder(masks, allowed[:, None], cells, cache)
+        hidden = model.run_decoder(masks, dense_mask(noisy, keys)[:, None], cells, cache)
         labels = torch.where(there, ids.gather(1, cells), IGNORE)
         return F.cross_entropy(model.lm_head(hidden).float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
-
-
-@contextmanager
-def sdpa(model: nn.Module):
-    """PyTorch's own attention for a while: the faster one where no gradient is asked for."""
-    config = model.decoder.config
-    before, config._attn_implementation = config._attn_implementation, "sdpa"
-    try:
-        yield
-    finally:
-        config._attn_implementation = before
