@@ -74,9 +74,21 @@ def test_every_block_of_an_answer_can_be_drawn(tokenizer):
     assert max(counts) == BLOCKS
 
 
+def test_only_blocks_that_end_with_a_digit_where_that_is_asked_for(tokenizer):
+    """Tables that have none are left out."""
+    digits = tokenizer.convert_tokens_to_ids(list("0123456789"))
+    batch = next(iter(TableBatches(replace(DATA, batch=24, digits=True), tokenizer)))
+    ends = [row[start + BLOCK - 1] in digits for row, starts in zip(batch["ids"].tolist(), batch["starts"], strict=True)
+            for start in starts if start >= 0]
+    assert len(ends) > 24 and all(ends)
+    assert all((starts >= 0).any() for starts in batch["starts"])
+
+
 @pytest.mark.parametrize("setting, named", [
     ({"tables": -1}, "tables=-1"), ({"tables": 2, "vision_scale": 1.0}, "tables=2"), ({"keep": -1.0}, "keep=-1.0"),
     ({"keep": 1.0}, "keep=1.0 alone teaches nothing"), ({"muon_lr": -1.0}, "muon_lr=-1.0"),
+    ({"blend": 0.0}, "blend=0.0 must be above 0"), ({"blend": 1.5}, "blend=1.5"),
+    ({"digits": True}, "digits=True chooses blocks of tables: give tables"),
     ({"answers": 0.5}, "answers=0.5 weighs them against what is kept"), ({"answers": -1.0}, "answers=-1.0 must be"),
 ])  # fmt: skip
 def test_settings_that_cannot_be_are_refused_by_name(setting, named):
@@ -122,3 +134,16 @@ def test_a_stage_of_tables_moves_the_decoder_alone(tokenizer, tmp_path):
     assert any("layers" in name for name in moved) and not any("visual" in name for name in moved)
     assert json.loads(log.path.read_text()) | {"minutes": 0} == {"stage": "diffusion", "done": True, "samples": 4,
                                                                  "minutes": 0}
+
+
+def test_a_blended_stage_goes_a_share_of_the_way(tokenizer, tmp_path):
+    stage = replace(polish_stages(60.0, False)[0], samples=2, batch=2, tables=2, conversations=1, blend=1.0)
+    ends = {}
+    for blend in (1.0, 0.25):
+        model, log = random_bundled(tokenizer), Log(tmp_path / "log.jsonl")
+        begun = {name: value.clone() for name, value in model.state_dict().items()}
+        run_stage(model, tokenizer, replace(stage, blend=blend), log, tmp_path, bundle_of(192))
+        ends[blend] = model.state_dict()
+    assert any(not torch.equal(value, ends[1.0][name]) for name, value in begun.items())
+    for name, value in begun.items():
+        torch.testing.assert_close(ends[0.25][name], value + 0.25 * (ends[1.0][name] - value))

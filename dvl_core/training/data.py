@@ -55,6 +55,7 @@ class StageData:
         lowest_noise: of the noise levels, which are even from there to 1.
         complementary: two noisy copies of every answer, the second of which hides what the first one shows
             (`options.complementary`).
+        digits: of tables learnt by whole blocks (`whole`) only the blocks that end with a digit.
         block_size: tokens denoised together.
         cells: picture tokens per side; view: what the model sees of a picture; margin: round it,
             as a share of that view.
@@ -72,6 +73,7 @@ class StageData:
     wild: float = 0.0
     lowest_noise: float = 0.1
     complementary: bool = False
+    digits: bool = False
     block_size: int = 8
     cells: int = CELLS
     view: Callable[[Image.Image], Image.Image] = framed

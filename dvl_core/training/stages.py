@@ -47,6 +47,9 @@ class Stage(StageData):
         answers: weight of the loss of the batch's answers, beside that of the tables.
         keep: weight of the divergence from what a teacher says of the batch, so that nothing else changes while the
             tables are learnt.
+        blend: how far the weights go from those that the stage began with to those that it learnt, from 0 to 1. A
+            little less than all of the way keeps most of what is new and loses less of what was there (WiSE-FT,
+            arXiv 2109.01903).
     """
 
     minutes: float
@@ -59,6 +62,7 @@ class Stage(StageData):
     tables: int = 0
     answers: float = 1.0
     keep: float = 0.0
+    blend: float = 1.0
     wild: float = 0.3
 
     def __post_init__(self) -> None:
@@ -69,9 +73,13 @@ class Stage(StageData):
         for field in ("muon_lr", "tables", "answers", "keep"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 0")
+        if not 0 < self.blend <= 1:
+            raise ValueError(f"blend={self.blend} must be above 0 and at most 1")
         if self.tables and (self.stage != "diffusion" or self.vision_scale):
             raise ValueError(f"tables={self.tables}: only the diffusion stage has blocks, and it keeps the features of "
                              "their pictures: set vision_scale to 0")
+        if self.digits and not self.tables:
+            raise ValueError("digits=True chooses blocks of tables: give tables")
         if self.answers != 1 and not self.keep:
             raise ValueError(f"answers={self.answers} weighs them against what is kept: give keep")
         if self.keep and not self.tables:
@@ -196,6 +204,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
     trained = [(n, p) for n, p in module.named_parameters() if _learns(n, stage)]
     for _, parameter in trained:
         parameter.requires_grad_(True)
+    begun = [parameter.detach().clone() for _, parameter in trained] if stage.blend < 1 else []
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = _compiled(module, device) if hardware.compiled else module
     data = replace(stage, view=bundle.view, margin=bundle.margin, cells=bundle.cells)
@@ -235,6 +244,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision" and bundle.settle:
         bundle.settle(model, module.reader, batch["pictures"])
+    for (_, parameter), value in zip(trained, begun, strict=False):
+        parameter.data.lerp_(value, 1 - stage.blend)
     _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision":
         save_file(module.heads.state_dict(), out / kind / HEADS_FILE)
@@ -267,7 +278,7 @@ def _whole_blocks(model, module: PackedLanguage, data: Stage, tokenizer, hardwar
     """What learns from tables beside a stage's own pictures."""
     tables = replace(data, batch=data.tables, shares=TABLES, first_seed=data.first_seed + 10_000_000, wild=0.1)
     reader = hardware.compile(module.reader)
-    return WholeBlocks(model, reader, module.picture_at, tables, tokenizer, pool=125 * data.tables)
+    return WholeBlocks(model, reader, module.picture_at, tables, tokenizer, pool=190 * data.tables)
 
 
 def _said_by(teacher: nn.Module, tokenizer, stage: Stage, out: Path, bundle: Bundle,

@@ -7,7 +7,8 @@ behind, as decoding does; the masked blocks are predicted over them. The feature
 as it is, are kept for the next time.
 
 The blocks are those of tables. A name and a number of one or two digits share a block there, and the model must count
-the pieces of a name that it has not said yet to know which digit stands in a cell.
+the pieces of a name that it has not said yet to know which digit stands in a cell. It learns that from blocks
+that end with a digit, and, as it learns their choice too (that every block ends so), from all blocks after that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator
 from itertools import count
+from string import digits
 
 import numpy as np
 import torch
@@ -45,6 +47,7 @@ class TableBatches(IterableDataset):
 
     def __init__(self, data: StageData, tokenizer) -> None:
         self.data, self.tokenizer = data, tokenizer
+        self.digits = tokenizer.convert_tokens_to_ids(list(digits))
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         data, rows = self.data, []
@@ -70,12 +73,16 @@ class TableBatches(IterableDataset):
         numbers, cells = np.unique(blocks, return_counts=True)
         whole = numbers[cells == size]
         length = int(clean.sum())
-        if not len(whole) or length > longest:
+        if length > longest:
             return None
         starts, ids = np.full(BLOCKS, -1), np.zeros(longest, np.int64)
+        ids[:length] = packed["ids"][clean]
+        if self.data.digits:
+            whole = whole[np.isin(ids[whole * size + size - 1], self.digits)]
+        if not len(whole):
+            return None
         chosen = random.Random(seed).sample(list(whole), min(BLOCKS, len(whole)))
         starts[: len(chosen)] = np.array(chosen) * size
-        ids[:length] = packed["ids"][clean]
         return {"ids": ids, "length": np.array(length), "starts": starts}
 
 
