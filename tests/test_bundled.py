@@ -150,6 +150,6 @@ def test_a_conversion_is_polished(model, tokenizer, tmp_path, monkeypatch):
     assert any("layers" in name for name in moved)
     for said in teachers:
         assert all(torch.equal(value, said[name]) for name, value in model.state_dict().items())
-    assert len(teachers) == 3
+    assert len(teachers) == 4
     assert all(torch.equal(value.bfloat16(), polished[name].bfloat16())
                for name, value in model.state_dict().items() if "visual" in name)

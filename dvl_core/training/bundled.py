@@ -2,7 +2,7 @@
 
     python -m dvl_core.training.bundled --out runs/tiny --minutes 20,60,40
     python -m dvl_core.training.bundled --out runs/tiny --minutes 1.4,3.4,2.6 --brief 0.1
-    python -m dvl_core.training.bundled --out runs/tiny --from polish --polish 58
+    python -m dvl_core.training.bundled --out runs/tiny --from polish --polish 73
 
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
 until it has seen its `samples`, whichever comes first. On a GPU it takes large batches, drawn by all cores. `--start
@@ -48,6 +48,7 @@ TWICE_NOISY = 496
 HARD_SHARES = (0.25, 0.21, 0.23, 0.11, 0.09, 0.09, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
 REHEARSED_SHARES = (0.2, 0.18, 0.2, 0.06, 0.27, 0.07, 0.02)  # of the same kinds, beside tables learnt whole
 SUDOKU_SHARES = (0.1, 0.12, 0.14, 0.0, 0.58, 0.04, 0.02)  # more sudokus, and no tables beside those learnt whole
+SCENE_SHARES = (0.4, 0.25, 0.12, 0.0, 0.15, 0.06, 0.02)  # more scenes and texts, of which most questions are
 
 
 def bundled_config(
@@ -166,28 +167,30 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int =
 
 def polish_stages(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -> list[Stage]:
     """The first pass over whole blocks of tables (`whole`), beside a little more of the conversion: of blocks that end
-    with a digit, where nearly all mistakes are, then of all; at last fewer tables, and gently back to what the child
-    said before, sudokus above all.
+    with a digit, where nearly all mistakes are, then of all; after that fewer tables, and gently back to what the child
+    said before, of sudokus above all, then of scenes and texts.
 
-    The first two are for tables at a confidence threshold, the last for the hardest sudokus, which the others cost.
-    The card of the bundled model has what was measured.
+    The first two are for tables at a confidence threshold, the others for what those cost: the hardest sudokus, and
+    finding shapes by their content. The card of the bundled model has what was measured.
 
     Args:
-        minutes: of all three.
+        minutes: of all four.
         large: with the batches of a GPU.
         skip: begin this many pictures further on.
         view: pixels per side of a picture.
     """
     digits = Stage("diffusion", batch=64 if large else 4, length=TWICE_NOISY + cells_of(view) ** 2, conversations=5,
                    first_seed=20_000_000 + skip, shares=REHEARSED_SHARES, wild=0.4, complementary=True,
-                   tables=512 if large else 64, digits=True, minutes=0.48 * minutes, samples=10**8, muon_lr=0,
+                   tables=512 if large else 64, digits=True, minutes=0.38 * minutes, samples=10**8, muon_lr=0,
                    adam_lr=5e-4, vision_scale=0, decay_from=0.4, blend=0.8)
     every = replace(digits, batch=96 if large else 6, tables=384 if large else 48, digits=False,
-                    first_seed=digits.first_seed + 20_000_000, minutes=0.25 * minutes, adam_lr=3e-4)
-    back = replace(every, batch=128 if large else 14, tables=128 if large else 16, shares=SUDOKU_SHARES, answers=0.5,
-                   keep=1.0, first_seed=every.first_seed + 20_000_000, minutes=0.27 * minutes, adam_lr=1.5e-4,
-                   decay_from=0.0, blend=1.0)
-    return [digits, every, back]
+                    first_seed=digits.first_seed + 20_000_000, minutes=0.2 * minutes, adam_lr=3e-4)
+    sudokus = replace(every, batch=128 if large else 14, tables=128 if large else 16, shares=SUDOKU_SHARES,
+                      answers=0.5, keep=1.0, first_seed=every.first_seed + 20_000_000, minutes=0.215 * minutes,
+                      adam_lr=1.5e-4, decay_from=0.0, blend=1.0)
+    scenes = replace(sudokus, shares=SCENE_SHARES, first_seed=sudokus.first_seed + 20_000_000,
+                     minutes=0.205 * minutes)
+    return [digits, every, sudokus, scenes]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
