@@ -179,18 +179,20 @@ def polish_stages(minutes: float, large: bool, skip: int = 0, view: int = VIEW) 
         skip: begin this many pictures further on.
         view: pixels per side of a picture.
     """
-    digits = Stage("diffusion", batch=64 if large else 4, length=TWICE_NOISY + cells_of(view) ** 2, conversations=5,
-                   first_seed=20_000_000 + skip, shares=REHEARSED_SHARES, wild=0.4, complementary=True,
-                   tables=512 if large else 64, digits=True, minutes=0.38 * minutes, samples=10**8, muon_lr=0,
-                   adam_lr=5e-4, vision_scale=0, decay_from=0.4, blend=0.8)
-    every = replace(digits, batch=96 if large else 6, tables=384 if large else 48, digits=False,
-                    first_seed=digits.first_seed + 20_000_000, minutes=0.2 * minutes, adam_lr=3e-4)
-    sudokus = replace(every, batch=128 if large else 14, tables=128 if large else 16, shares=SUDOKU_SHARES,
-                      answers=0.5, keep=1.0, first_seed=every.first_seed + 20_000_000, minutes=0.215 * minutes,
-                      adam_lr=1.5e-4, decay_from=0.0, blend=1.0)
-    scenes = replace(sudokus, shares=SCENE_SHARES, first_seed=sudokus.first_seed + 20_000_000,
-                     minutes=0.205 * minutes)
-    return [digits, every, sudokus, scenes]
+    first = 20_000_000 + skip
+    part = partial(Stage, "diffusion", length=TWICE_NOISY + cells_of(view) ** 2, conversations=5, wild=0.4,
+                   complementary=True, samples=10**8, muon_lr=0, vision_scale=0)
+    tables = partial(part, shares=REHEARSED_SHARES, decay_from=0.4, blend=0.8)
+    back = partial(part, batch=128 if large else 14, tables=128 if large else 16, answers=0.5, keep=1.0, adam_lr=1.5e-4,
+                   decay_from=0.0)
+    return [
+        tables(batch=64 if large else 4, tables=512 if large else 64, digits=True, adam_lr=5e-4,
+               minutes=0.38 * minutes, first_seed=first),
+        tables(batch=96 if large else 6, tables=384 if large else 48, adam_lr=3e-4,
+               minutes=0.2 * minutes, first_seed=first + 20_000_000),
+        back(shares=SUDOKU_SHARES, minutes=0.215 * minutes, first_seed=first + 40_000_000),
+        back(shares=SCENE_SHARES, minutes=0.205 * minutes, first_seed=first + 60_000_000),
+    ]  # fmt: skip
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

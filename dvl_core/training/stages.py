@@ -20,6 +20,7 @@ from ..models.loading import resolve_device
 from ..models.precision import fast_dtype, without_cudnn_attention
 from ..tinyworld.labels import CELLS, HEADS, patch_heads
 from .data import TASK_NAMES, StageData, add_tree_noise, loader
+from .ema import WeightAverage
 from .optimizer import MuonAdamW
 from .packing import Packer
 from .replay import Replay
@@ -204,7 +205,7 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
     trained = [(n, p) for n, p in module.named_parameters() if _learns(n, stage)]
     for _, parameter in trained:
         parameter.requires_grad_(True)
-    begun = [parameter.detach().clone() for _, parameter in trained] if stage.blend < 1 else []
+    blended = WeightAverage(trained, 1 - stage.blend) if stage.blend < 1 else None
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = _compiled(module, device) if hardware.compiled else module
     data = replace(stage, view=bundle.view, margin=bundle.margin, cells=bundle.cells)
@@ -244,8 +245,9 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision" and bundle.settle:
         bundle.settle(model, module.reader, batch["pictures"])
-    for (_, parameter), value in zip(trained, begun, strict=False):
-        parameter.data.lerp_(value, 1 - stage.blend)
+    if blended:  # with what the stage began with
+        blended.update()
+        blended.adopt()
     _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision":
         save_file(module.heads.state_dict(), out / kind / HEADS_FILE)
