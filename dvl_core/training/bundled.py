@@ -2,15 +2,15 @@
 
     python -m dvl_core.training.bundled --out runs/tiny --minutes 20,60,40
     python -m dvl_core.training.bundled --out runs/tiny --minutes 1.4,3.4,2.6 --brief 0.1
-    python -m dvl_core.training.bundled --out runs/tiny --from polish --polish 73
+    python -m dvl_core.training.bundled --out runs/tiny --from polish --polish 7
 
 Every stage runs for its share of minutes (its learning rate follows the clock, so a short run is a whole run) or
 until it has seen its `samples`, whichever comes first. On a GPU it takes large batches, drawn by all cores. `--start
 FOLDER` begins with an earlier bundled model instead of random weights: tensors of the same name and shape are taken
 over, and embeddings word by word; the new one sees pictures as large as that one, or of `--view` pixels. `--polish`
-teaches what a whole masked block says at first, which is what a confidence threshold lives by, at a low learning rate,
-and then goes back to what else the child said before; with `--from polish` that is all, from the conversion in `--out`
-or from `--start`.
+goes on with the conversion at a lower learning rate and teaches beside it what a whole masked block says at first, which
+is what a confidence threshold lives by; with `--from polish` that is all, from the conversion in `--out` or from
+`--start`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ import argparse
 import math
 import shutil
 import sys
-from copy import deepcopy
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -46,9 +45,6 @@ BEGINNINGS = ("vision", "autoregressive", "diffusion", "polish")  # the stages, 
 # what doesn't fit is left out, and of answers of 40 tokens and more that were more than half with seven in 432.
 TWICE_NOISY = 496
 HARD_SHARES = (0.25, 0.21, 0.23, 0.11, 0.09, 0.09, 0.02)  # of `tinyworld.sampling.KINDS`: more charts, tables and sums
-REHEARSED_SHARES = (0.2, 0.18, 0.2, 0.06, 0.27, 0.07, 0.02)  # of the same kinds, beside tables learnt whole
-SUDOKU_SHARES = (0.1, 0.12, 0.14, 0.0, 0.58, 0.04, 0.02)  # more sudokus, and no tables beside those learnt whole
-SCENE_SHARES = (0.4, 0.25, 0.12, 0.0, 0.15, 0.06, 0.02)  # more scenes and texts, of which most questions are
 
 
 def bundled_config(
@@ -166,33 +162,21 @@ def bundled_stages(minutes: list[float], large: bool, skip: int = 0, view: int =
 
 
 def polish_stages(minutes: float, large: bool, skip: int = 0, view: int = VIEW) -> list[Stage]:
-    """The first pass over whole blocks of tables (`whole`), beside a little more of the conversion: of blocks that end
-    with a digit, where nearly all mistakes are, then of all; after that fewer tables, and gently back to what the child
-    said before, of sudokus above all, then of scenes and texts.
-
-    The first two are for tables at a confidence threshold, the others for what those cost: the hardest sudokus, and
-    finding shapes by their content. The card of the bundled model has what was measured.
+    """The conversion goes on, at a lower rate, and beside it the first pass over whole blocks of tables (`whole`): of
+    those that end with a digit, where nearly all mistakes are, then of all.
 
     Args:
-        minutes: of all four.
+        minutes: of both parts.
         large: with the batches of a GPU.
         skip: begin this many pictures further on.
         view: pixels per side of a picture.
     """
-    first = 20_000_000 + skip
-    part = partial(Stage, "diffusion", length=TWICE_NOISY + cells_of(view) ** 2, conversations=5, wild=0.4,
-                   complementary=True, samples=10**8, muon_lr=0, vision_scale=0)
-    tables = partial(part, shares=REHEARSED_SHARES, decay_from=0.4, blend=0.8)
-    back = partial(part, batch=128 if large else 14, tables=128 if large else 16, answers=0.5, keep=1.0, adam_lr=1.5e-4,
-                   decay_from=0.0)
-    return [
-        tables(batch=64 if large else 4, tables=512 if large else 64, digits=True, adam_lr=5e-4,
-               minutes=0.38 * minutes, first_seed=first),
-        tables(batch=96 if large else 6, tables=384 if large else 48, adam_lr=3e-4,
-               minutes=0.2 * minutes, first_seed=first + 20_000_000),
-        back(shares=SUDOKU_SHARES, minutes=0.215 * minutes, first_seed=first + 40_000_000),
-        back(shares=SCENE_SHARES, minutes=0.205 * minutes, first_seed=first + 60_000_000),
-    ]  # fmt: skip
+    conversion = bundled_stages([minutes] * 3, large, skip, view)[2]
+    first = replace(conversion, easy=0, first_seed=conversion.first_seed + 20_000_000, samples=10**8, wild=0.4,
+                    tables=256 if large else 48, digits=True, minutes=0.4 * minutes, muon_lr=0.006, adam_lr=5e-4,
+                    decay_from=0.9)
+    return [first, replace(first, first_seed=first.first_seed + 20_000_000, digits=False, minutes=0.6 * minutes,
+                           decay_from=0.0)]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -219,8 +203,8 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                         help="convert the new parent also with these shares of its samples (0.1, or 0.02,0.1), into "
                              "OUT/brief-0.1 and so on")
     parser.add_argument("--polish", type=float, default=0.0, metavar="MINUTES",
-                        help="teach the child the first pass over whole blocks of tables for so long, beside a little "
-                             "more of its conversion and what it said before")
+                        help="go on with the conversion for so long, at a lower rate, and teach the first pass over "
+                             "whole blocks of tables beside it")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     return parser.parse_args(arguments)
 
@@ -265,9 +249,8 @@ def run(options: argparse.Namespace) -> None:
             brief = replace(stages[name][0], minutes=60.0, samples=max(1, int(learnt * share)))
             parent = load(options.out / "autoregressive", hardware)
             run_stage(parent, tokenizer, brief, log, options.out, bundle, hardware, f"brief-{share:g}")
-        teacher = deepcopy(model) if name == "polish" else None
         for stage in stages[name]:
-            learnt = run_stage(model, tokenizer, stage, log, options.out, bundle, hardware, name, teacher)
+            learnt = run_stage(model, tokenizer, stage, log, options.out, bundle, hardware, name)
     for name in ("diffusion", "autoregressive"):
         last = options.out / ("polish" if options.polish and name == "diffusion" else name)
         if last.exists():

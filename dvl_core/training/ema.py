@@ -30,15 +30,11 @@ class WeightAverage:
         for name, parameter in self.parameters.items():
             self.average[name].lerp_(_local(parameter).float(), 1 - self.decay)
 
-    def adopt(self) -> None:
-        """The model has the averaged weights from now on."""
-        self._set(self.average)
-
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """The model has the averaged weights for a while."""
         kept = {name: _local(parameter).clone() for name, parameter in self.parameters.items()}
-        self.adopt()
+        self._set(self.average)
         try:
             yield
         finally:

@@ -29,7 +29,7 @@ class Replay:
         drawn: how many new batches were given out.
     """
 
-    def __init__(self, fresh: Iterable[Batch], device: torch.device, keep: int = 1000, seed: int = 0) -> None:
+    def __init__(self, fresh: Iterable[Batch], device: torch.device, keep: int = 500, seed: int = 0) -> None:
         if keep < 1:
             raise ValueError(f"keep={keep} must be at least 1")
         self.fresh, self.device, self.drawn = fresh, device, 0

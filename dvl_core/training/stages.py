@@ -7,7 +7,6 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterable
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,13 +19,12 @@ from ..models.loading import resolve_device
 from ..models.precision import fast_dtype, without_cudnn_attention
 from ..tinyworld.labels import CELLS, HEADS, patch_heads
 from .data import TASK_NAMES, StageData, add_tree_noise, loader
-from .ema import WeightAverage
 from .optimizer import MuonAdamW
 from .packing import Packer
 from .replay import Replay
 from .settings import ConfigError
 from .steps import PackedLanguage, VisionWarmup
-from .whole import TABLES, WholeBlocks
+from .whole import TABLE_SHARES, Pool, TableBatches, WholeBlocks
 
 HEADS_FILE = "heads.safetensors"  # beside the checkpoint of the vision stage, no part of the model
 READING_SHARES = (0.2, 0.4, 0.18, 0.1, 0.06, 0.05, 0.01)  # of `tinyworld.sampling.KINDS`: characters need most
@@ -45,12 +43,6 @@ class Stage(StageData):
         reading: weight of the patches' loss beside the language model's, whose heads the vision stage left behind
             (which goes on with them itself where this is above 0).
         tables: pictures a step whose blocks are learnt whole beside the batch (`whole.WholeBlocks`).
-        answers: weight of the loss of the batch's answers, beside that of the tables.
-        keep: weight of the divergence from what a teacher says of the batch, so that nothing else changes while the
-            tables are learnt.
-        blend: how far the weights go from those that the stage began with to those that it learnt, from 0 to 1. A
-            little less than all of the way keeps most of what is new and loses less of what was there (WiSE-FT,
-            arXiv 2109.01903).
     """
 
     minutes: float
@@ -61,9 +53,6 @@ class Stage(StageData):
     decay_from: float = 0.5
     reading: float = 0.0
     tables: int = 0
-    answers: float = 1.0
-    keep: float = 0.0
-    blend: float = 1.0
     wild: float = 0.3
 
     def __post_init__(self) -> None:
@@ -71,20 +60,14 @@ class Stage(StageData):
         for field in ("minutes", "samples", "adam_lr"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be above 0")
-        for field in ("muon_lr", "tables", "answers", "keep"):
+        for field in ("muon_lr", "tables"):
             if getattr(self, field) < 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be at least 0")
-        if not 0 < self.blend <= 1:
-            raise ValueError(f"blend={self.blend} must be above 0 and at most 1")
         if self.tables and (self.stage != "diffusion" or self.vision_scale):
-            raise ValueError(f"tables={self.tables}: only the diffusion stage has blocks, and it keeps the features of "
-                             "their pictures: set vision_scale to 0")
+            raise ValueError(f"tables={self.tables}: only the diffusion stage has blocks, and the features of their "
+                             "pictures are kept: set vision_scale to 0")
         if self.digits and not self.tables:
             raise ValueError("digits=True chooses blocks of tables: give tables")
-        if self.answers != 1 and not self.keep:
-            raise ValueError(f"answers={self.answers} weighs them against what is kept: give keep")
-        if self.keep and not self.tables:
-            raise ValueError(f"keep={self.keep} alone teaches nothing: give tables")
         if self.reading and not self.vision_scale:
             raise ValueError(f"reading={self.reading} teaches the vision tower, which vision_scale=0 holds still")
 
@@ -177,7 +160,7 @@ class Log:
 
 
 def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundle, hardware: Hardware = CPU,
-              folder: str | None = None, teacher: nn.Module | None = None) -> int:
+              folder: str | None = None) -> int:
     """Train one stage in place, on the hardware's device, where the model stays.
 
     Args:
@@ -189,7 +172,6 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         bundle: of the model's family.
         hardware: what it runs on.
         folder: name of the subfolder; the stage's by default.
-        teacher: what a stage with `keep` keeps to; by default the model as it is now.
 
     Returns:
         how many samples were learnt from, repeated ones included.
@@ -205,7 +187,6 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
     trained = [(n, p) for n, p in module.named_parameters() if _learns(n, stage)]
     for _, parameter in trained:
         parameter.requires_grad_(True)
-    blended = WeightAverage(trained, 1 - stage.blend) if stage.blend < 1 else None
     optimizer = MuonAdamW(trained, stage.muon_lr, stage.adam_lr, stage.vision_scale)
     forward = _compiled(module, device) if hardware.compiled else module
     data = replace(stage, view=bundle.view, margin=bundle.margin, cells=bundle.cells)
@@ -214,7 +195,6 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         batches = Replay(batches, device)
     noise = torch.Generator(device).manual_seed(stage.first_seed)
     whole = _whole_blocks(model, module, data, tokenizer, hardware) if stage.tables else None
-    before = _said_by(teacher or deepcopy(model), tokenizer, stage, out, bundle, hardware) if stage.keep else None
     began, saved, seen, tally = time.monotonic(), time.monotonic(), 0, Tally(device)
     for step, batch in enumerate(batches):
         minutes = (time.monotonic() - began) / 60
@@ -225,9 +205,9 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             batch = add_tree_noise(batch, data, tokenizer.mask_token_id, noise)
         precision = torch.autocast(device.type, torch.bfloat16, enabled=fast_dtype(device) == torch.bfloat16)
         with precision, without_cudnn_attention(stage.length):
-            loss = _loss(module, forward, batch, stage, tally, before)
+            loss = _loss(module, forward, batch, stage, tally)
             if whole:
-                loss = loss + tally.add_whole(whole.loss(whole.next()))
+                loss = loss + tally.add_whole(whole.next())
         optimizer.zero_grad()
         loss.backward()
         tally.passed_over += drop_unusable([parameter for _, parameter in trained])
@@ -245,9 +225,6 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
             _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision" and bundle.settle:
         bundle.settle(model, module.reader, batch["pictures"])
-    if blended:  # with what the stage began with
-        blended.update()
-        blended.adopt()
     _save(bundle, model, tokenizer, out / folder, diffusion)
     if kind == "vision":
         save_file(module.heads.state_dict(), out / kind / HEADS_FILE)
@@ -278,16 +255,15 @@ def _compiled(module: nn.Module, device: torch.device) -> nn.Module:
 
 def _whole_blocks(model, module: PackedLanguage, data: Stage, tokenizer, hardware: Hardware) -> WholeBlocks:
     """What learns from tables beside a stage's own pictures."""
-    tables = replace(data, batch=data.tables, shares=TABLES, first_seed=data.first_seed + 10_000_000, wild=0.1)
-    reader = hardware.compile(module.reader)
-    return WholeBlocks(model, reader, module.picture_at, tables, tokenizer, pool=190 * data.tables)
-
-
-def _said_by(teacher: nn.Module, tokenizer, stage: Stage, out: Path, bundle: Bundle,
-             hardware: Hardware) -> Callable[..., Tensor]:
-    """What gives a teacher's log-probabilities of packed rows."""
-    module = _module(teacher.requires_grad_(False), tokenizer, stage, out, bundle.cells).to(hardware.device)
-    return torch.no_grad()(hardware.compile(module.log_probabilities))
+    tables = replace(data, batch=data.tables, shares=TABLE_SHARES, first_seed=data.first_seed + 10_000_000, wild=0.1)
+    fresh = loader(tables, tokenizer, max(1, hardware.workers // 3), TableBatches)
+    reader = module.reader  # its layers are compiled already on a GPU
+    if hardware.device.type == "cpu":
+        reader = hardware.compile(reader)
+        batches: Iterable = Pool(fresh, reader, size=190, seed=data.first_seed)
+    else:
+        batches = Replay(fresh, hardware.device, keep=250, seed=data.first_seed)
+    return WholeBlocks(model, reader, module.picture_at, batches, tokenizer.mask_token_id, data.block_size)
 
 
 def _learns(name: str, stage: Stage) -> bool:
@@ -318,7 +294,7 @@ def _take_heads(heads: nn.Module, given: dict[str, Tensor]) -> None:
     heads.load_state_dict({name: given[name] if given[name].shape == t.shape else t for name, t in own.items()})
 
 
-def _loss(module, forward, batch: dict, stage: Stage, tally: Tally, before: Callable | None) -> Tensor:
+def _loss(module, forward, batch: dict, stage: Stage, tally: Tally) -> Tensor:
     patches = {name: batch[name] for name in HEADS if name in batch}
     if stage.stage == "vision":
         loss, right = forward(batch["pictures"], patches)
@@ -326,9 +302,8 @@ def _loss(module, forward, batch: dict, stage: Stage, tally: Tally, before: Call
         return loss
     weight = batch["weight"] if stage.stage == "diffusion" else autoregressive_weight(batch)
     mask = module.mask(batch["positions"], batch["segment"], batch["noisy"], batch["complement"])
-    seen = batch["pictures"], batch["ids"], batch["positions"], mask
-    loss, right, reading = forward(*seen, batch["labels"], weight, patches if stage.reading else None,
-                                   before(*seen) if before else None, (stage.answers, stage.keep))
+    loss, right, reading = forward(batch["pictures"], batch["ids"], batch["positions"], mask, batch["labels"], weight,
+                                   patches if stage.reading else None)
     if stage.stage == "diffusion":
         loss = loss / (batch["tasks"] >= 0).sum()
     tally.add(loss, reading=reading)

@@ -183,30 +183,10 @@ class PackedLanguage(nn.Module):
             return additive(block_diffusion_mask(block, noisy, segment))
         return additive(tree_causal_mask(segment))
 
-    def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor, labels: Tensor, weight: Tensor,
-                patches: dict[str, Tensor] | None = None, before: Tensor | None = None,
-                mix: tuple[float, float] = (0.0, 1.0)) -> tuple[Tensor, Tensor, Tensor]:
-        """Weighted loss summed over the batch; where the arg-max is right, bool [B, L]; and the loss of the heads (0
-        without any) for the labels `patches`.
-
-        The loss of a token is its cross entropy; where `before` is given, log-probabilities [B, L, V], it is so much of
-        the cross entropy and of the divergence from them as `mix` says.
-        """
-        logits, reading = self.logits(pictures, ids, positions, mask, patches)
-        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
-        loss = loss.view_as(weight)
-        if before is not None:
-            kept = F.kl_div(logits.log_softmax(-1), before, reduction="none", log_target=True).sum(-1)
-            loss = mix[0] * loss + mix[1] * kept
-        return (loss * weight).sum(), logits.argmax(-1) == labels, reading
-
-    def log_probabilities(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor) -> Tensor:
-        """What the model says at every token, float32 [B, L, V]."""
-        return self.logits(pictures, ids, positions, mask)[0].log_softmax(-1)
-
-    def logits(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor,
-               patches: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-        """Logits of every token, float32 [B, L, V], and the loss of the heads."""
+    def forward(self, pictures: Tensor, ids: Tensor, positions: Tensor, mask: Tensor, labels: Tensor,
+                weight: Tensor, patches: dict[str, Tensor] | None = None) -> tuple[Tensor, Tensor, Tensor]:
+        """Weighted cross entropy summed over the batch; where the arg-max is right, bool [B, L]; and the loss of the
+        heads (0 without any) for the labels `patches`."""
         if self.heads is None:
             features, reading = self.reader(pictures), torch.zeros((), device=ids.device)
         else:
@@ -219,4 +199,6 @@ class PackedLanguage(nn.Module):
             position_ids=positions,
             use_cache=False,
         ).last_hidden_state
-        return self.lm_head(hidden).float(), reading
+        logits = self.lm_head(hidden).float()
+        loss = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), reduction="none", ignore_index=IGNORE)
+        return (loss.view_as(weight) * weight).sum(), logits.argmax(-1) == labels, reading

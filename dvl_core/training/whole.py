@@ -3,43 +3,45 @@
 Where a confidence threshold decides, the first pass over a block reveals most of a plain answer, with every cell still
 masked. A conversion sees few such blocks: levels drawn evenly hide all of eight cells once in nine. Here nothing else
 is learnt, and cheaply: the clean conversation passes through the decoder without gradients and leaves keys and values
-behind, as decoding does; the masked blocks are predicted over them. The features of the pictures, whose tower stays
-as it is, are kept for the next time.
+behind, as decoding does; the masked blocks are predicted over them.
 
-The blocks are those of tables. A name and a number of one or two digits share a block there, and the model must count
-the pieces of a name that it has not said yet to know which digit stands in a cell. It learns that from blocks
-that end with a digit, and, as it learns their choice too (that every block ends so), from all blocks after that.
+The blocks are those of tables, and of charts that are given as tables. A name and a number of one or two digits share a
+block there, and the model must count the pieces of a name that it has not said yet to know which digit stands in a
+cell. It learns that from blocks that end with a digit, and, as it learns their choice too (that every block ends so),
+from all blocks after that.
 """
 
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
-from itertools import count
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count, islice
 from string import digits
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset
+from torch.utils.data import IterableDataset, get_worker_info
 from transformers import DynamicCache
 
+from ..models.precision import without_cudnn_attention
 from ..tinyworld.questions import ask
 from ..tinyworld.world import sample
 from .answers import numbered
-from .data import DRAWN_AT, StageData, loader, picture_bytes, stacked
+from .data import DRAWN_AT, StageData, picture_bytes, stacked
 from .masks import Tokens, dense_mask
 from .packing import IGNORE, Packer
+from .replay import Batch
 from .steps import with_picture
 
-TABLES = (0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)  # of `tinyworld.sampling.KINDS`
+TABLE_SHARES = (0.0, 0.0, 0.35, 0.65, 0.0, 0.0, 0.0)  # of `tinyworld.sampling.KINDS`: charts and tables
 BLOCKS = 3  # learnt of every answer, drawn at random where there are more
 LONGEST = 80  # tokens of a conversation after its picture
 
 
 class TableBatches(IterableDataset):
-    """Endless batches of tables, and what is written in them.
+    """Endless batches of tables, and what is written in them; with several worker processes each draws its share.
 
     Every batch has `pictures` uint8 [B, S, S, 3], `ids` [B, L] (the conversation, padded on the right), `length` [B]
     and `starts` [B, `BLOCKS`]: where the blocks begin, -1 where an answer has fewer.
@@ -52,7 +54,9 @@ class TableBatches(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         data, rows = self.data, []
         packer = Packer(self.tokenizer, data.cells**2, data.block_size, data.cells**2 + 3 * LONGEST, diffusion=True)
-        for seed in count(data.first_seed):
+        worker = get_worker_info()
+        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        for seed in count(data.first_seed + mine, workers):
             drawn = sample("train", seed, 0, data.shares, wild=data.wild)
             packed, used = packer.pack([(ask(random.Random(seed), drawn.picture, "table"),)])
             row = self.row(packed, seed) if used else None
@@ -86,55 +90,77 @@ class TableBatches(IterableDataset):
         return {"ids": ids, "length": np.array(length), "starts": starts}
 
 
+class Pool:
+    """Batches for a device that learns slower than tables can be drawn: so many at first, then those again and again.
+
+    The features of their pictures, whose tower stays as it is, are kept in place of the pictures.
+
+    Args:
+        fresh: endless batches of `TableBatches`.
+        reader: pictures uint8 [B, S, S, 3] to features [B, tokens, D].
+        size: batches to keep.
+        seed: of the order in which they come again.
+    """
+
+    def __init__(self, fresh: Iterable[Batch], reader: Callable, size: int, seed: int = 0) -> None:
+        self.fresh, self.reader, self.size, self.order = fresh, reader, size, random.Random(seed)
+
+    def __iter__(self) -> Iterator[Batch]:
+        kept = []
+        for batch in islice(self.fresh, self.size):
+            with torch.no_grad():
+                kept.append(batch | {"features": self.reader(batch.pop("pictures"))})
+            yield kept[-1]
+        while True:
+            self.order.shuffle(kept)
+            yield from kept
+
+
 class WholeBlocks:
-    """The loss of whole blocks, over a pool of tables that is filled first and then gone through again and again.
+    """The loss of whole blocks.
 
     Args:
         model: one of the project's models.
         reader: pictures uint8 [B, S, S, 3] to features [B, tokens, D].
         picture_at: where they stand in every row.
-        data: how tables are drawn; its `batch` is how many a step learns from.
-        tokenizer: the model's.
-        pool: tables to keep.
+        batches: endless ones of `TableBatches` on the model's device, with `features` or `pictures`.
+        mask_id: what stands in a masked cell.
+        block_size: tokens denoised together.
     """
 
-    def __init__(self, model: nn.Module, reader: Callable, picture_at: slice, data: StageData, tokenizer,
-                 pool: int) -> None:
+    def __init__(self, model: nn.Module, reader: Callable, picture_at: slice, batches: Iterable[Batch], mask_id: int,
+                 block_size: int) -> None:
         self.model, self.reader, self.picture_at = model, reader, picture_at
-        self.mask_id, self.block_size = tokenizer.mask_token_id, data.block_size
-        self.fresh = iter(loader(data, tokenizer, batches=TableBatches))
-        self.wanted, self.pool, self.taken = max(1, pool // data.batch), [], 0
-        self.order = random.Random(data.first_seed)
+        self.batches, self.mask_id, self.block_size = iter(batches), mask_id, block_size
 
-    def next(self) -> dict[str, Tensor]:
-        """The next batch, with `features` in place of its pictures."""
-        if len(self.pool) < self.wanted:
-            batch = {name: tensor.to(self.model.device) for name, tensor in next(self.fresh).items()}
-            with torch.no_grad():
-                batch["features"] = self.reader(batch.pop("pictures"))
-            self.pool.append(batch)
-            return batch
-        if self.taken % len(self.pool) == 0:
-            self.order.shuffle(self.pool)
-        self.taken += 1
-        return self.pool[(self.taken - 1) % len(self.pool)]
+    def next(self) -> Tensor:
+        """The loss of the next batch."""
+        return self.loss(next(self.batches))
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+    @without_cudnn_attention()
+    def loss(self, batch: Batch) -> Tensor:
         """Cross entropy per cell of the batch's blocks, every one masked whole."""
         ids, starts, size = batch["ids"], batch["starts"], self.block_size
-        cache, model, device = DynamicCache(), self.model, batch["ids"].device
-        places = torch.arange(ids.shape[1], device=device).expand_as(ids)
-        real = places < batch["length"][:, None]
+        there = (starts >= 0).repeat_interleave(size, 1)
+        cells = (starts.clamp(min=0)[..., None] + torch.arange(size, device=ids.device)).flatten(1)
+        with torch.no_grad():
+            features = batch["features"] if "features" in batch else self.reader(batch["pictures"])
+        with torch.compiler.set_stance("force_eager"):  # layers that are compiled are so for packed rows, without cache
+            logits = self._first_pass(features, ids, batch["length"], cells)
+        labels = torch.where(there, ids.gather(1, cells), IGNORE)
+        return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+
+    def _first_pass(self, features: Tensor, ids: Tensor, length: Tensor, cells: Tensor) -> Tensor:
+        """Logits of masks in some cells, over all that stands in the blocks before theirs, [B, cells, V]."""
+        cache, model, size = DynamicCache(), self.model, self.block_size
+        places = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        real = places < length[:, None]
         clean = Tokens(places // size, torch.zeros_like(real), padding=numbered(real))
         with torch.no_grad(), model.attention_by("sdpa"):  # the faster one where no gradient is asked for
-            embeds = with_picture(model.token_embeds(ids), batch["features"], self.picture_at)
+            embeds = with_picture(model.token_embeds(ids), features, self.picture_at)
             model.run_decoder(embeds, dense_mask(clean)[:, None], places, cache)
-        there = (starts >= 0).repeat_interleave(size, 1)
-        cells = (starts.clamp(min=0)[..., None] + torch.arange(size, device=device)).flatten(1)
-        noisy = Tokens(cells // size, torch.ones_like(there), padding=torch.zeros_like(cells))
+        noisy = Tokens(cells // size, torch.ones_like(cells, dtype=torch.bool), padding=torch.zeros_like(cells))
         pairs = zip(clean, noisy, strict=True)
         keys = Tokens(*(None if old is None else torch.cat([old, own], 1) for old, own in pairs))
         masks = model.token_embeds(torch.full_like(cells, self.mask_id))
-        hidden = model.run_decoder(masks, dense_mask(noisy, keys)[:, None], cells, cache)
-        labels = torch.where(there, ids.gather(1, cells), IGNORE)
-        return F.cross_entropy(model.lm_head(hidden).float().flatten(0, 1), labels.flatten(), ignore_index=IGNORE)
+        return model.lm_head(model.run_decoder(masks, dense_mask(noisy, keys)[:, None], cells, cache))
