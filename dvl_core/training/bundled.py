@@ -8,8 +8,8 @@ Every stage runs for its share of minutes (its learning rate follows the clock, 
 until it has seen its `samples`, whichever comes first. On a GPU it takes large batches, drawn by all cores. `--start
 FOLDER` begins with an earlier bundled model instead of random weights: tensors of the same name and shape are taken
 over, and embeddings word by word; the new one sees pictures as large as that one, or of `--view` pixels. `--polish`
-goes on with the conversion at a lower learning rate and teaches beside it what a whole masked block says at first, which
-is what a confidence threshold lives by; with `--from polish` that is all, from the conversion in `--out` or from
+goes on with the conversion at a lower learning rate and teaches beside it what a whole masked block says at first,
+which is what a confidence threshold lives by; with `--from polish` that is all, from the conversion in `--out` or from
 `--start`.
 """
 
