@@ -54,6 +54,16 @@ def test_the_loss_is_the_published_one_of_blocks_masked_whole(model, tokenizer, 
     assert model.decoder.config._attn_implementation == "eager"
 
 
+def test_layers_that_are_compiled_for_packed_rows_are_not_compiled_anew(tokenizer, batch):
+    """A cache and other lengths would make every one of them another program."""
+    model, compiled = random_bundled(tokenizer), []
+    plain = whole_blocks(model, tokenizer).loss(batch)
+    for layer in model.get_decoder().layers:
+        layer.compile(backend=lambda graph, _: compiled.append(graph) or graph.forward)
+    torch.testing.assert_close(whole_blocks(model, tokenizer).loss(batch), plain)
+    assert not compiled
+
+
 def test_tables_are_kept_and_gone_through_again(model, tokenizer, batch):
     reader = PictureReader(model)
     pool = iter(Pool(TableBatches(DATA, tokenizer), reader, size=2))

@@ -172,11 +172,12 @@ def polish_stages(minutes: float, large: bool, skip: int = 0, view: int = VIEW) 
         view: pixels per side of a picture.
     """
     conversion = bundled_stages([minutes] * 3, large, skip, view)[2]
-    first = replace(conversion, easy=0, first_seed=conversion.first_seed + 20_000_000, samples=10**8, wild=0.4,
-                    tables=256 if large else 48, digits=True, minutes=0.4 * minutes, muon_lr=0.006, adam_lr=5e-4,
-                    decay_from=0.9)
-    return [first, replace(first, first_seed=first.first_seed + 20_000_000, digits=False, minutes=0.6 * minutes,
-                           decay_from=0.0)]
+    part = replace(conversion, easy=0, tables=256 if large else 48, muon_lr=0.006, adam_lr=5e-4)
+    first = part.first_seed + 20_000_000
+    return [
+        replace(part, digits=True, minutes=0.4 * minutes, first_seed=first, decay_from=0.9),
+        replace(part, minutes=0.6 * minutes, first_seed=first + 20_000_000, decay_from=0.0),
+    ]
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -36,7 +36,7 @@ class MuonAdamW:
     Args:
         named: (name, parameter) pairs to train.
         muon_lr: learning rate of matrices inside blocks, scaled by sqrt(max(1, rows / columns)); also of SigLIP's
-            patch embedding, a matrix in the form of a convolution, that learns faster so. At 0 AdamW learns them all.
+            patch embedding, a matrix in the form of a convolution, that learns faster so.
         adam_lr: learning rate of embeddings, norms, biases and heads.
         vision_scale: factor on both for parameters whose name contains "visual".
         weight_decay: of the matrices.
@@ -50,7 +50,7 @@ class MuonAdamW:
         for name, parameter in named:
             scale = vision_scale if "visual" in name else 1.0
             inside = parameter.ndim == 2 and ("layers." in name or "blocks." in name or "merger." in name)
-            if muon_lr and (inside or name.endswith("patch_embedding.weight")):
+            if inside or name.endswith("patch_embedding.weight"):
                 self.groups[(tuple(parameter.flatten(1).shape), scale)].append(parameter)
             else:
                 adam[scale].append(parameter)

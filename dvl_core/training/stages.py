@@ -37,7 +37,7 @@ class Stage(StageData):
     Attributes:
         minutes: wall-clock budget.
         samples: upper bound on pictures.
-        muon_lr, adam_lr: peak learning rates; AdamW learns everything where the first is 0.
+        muon_lr, adam_lr: peak learning rates.
         vision_scale: their factor for the vision tower, which stays as it is at 0.
         decay_from: share of the stage after which the learning rate falls linearly.
         reading: weight of the patches' loss beside the language model's, whose heads the vision stage left behind
@@ -57,12 +57,11 @@ class Stage(StageData):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for field in ("minutes", "samples", "adam_lr"):
+        for field in ("minutes", "samples", "muon_lr", "adam_lr"):
             if getattr(self, field) <= 0:
                 raise ValueError(f"{field}={getattr(self, field)} must be above 0")
-        for field in ("muon_lr", "tables"):
-            if getattr(self, field) < 0:
-                raise ValueError(f"{field}={getattr(self, field)} must be at least 0")
+        if self.tables < 0:
+            raise ValueError(f"tables={self.tables} must be at least 0")
         if self.tables and (self.stage != "diffusion" or self.vision_scale):
             raise ValueError(f"tables={self.tables}: only the diffusion stage has blocks, and the features of their "
                              "pictures are kept: set vision_scale to 0")
@@ -105,10 +104,6 @@ class Hardware:
     def attention(self) -> str:
         """SDPA, but on a CPU that multiplies bfloat16, where SDPA's backward pass is slow."""
         return "eager" if self.device.type == "cpu" and fast_dtype() == torch.bfloat16 else "sdpa"
-
-    def compile(self, function: Callable) -> Callable:
-        """The function compiled, or as it is."""
-        return torch.compile(function) if self.compiled else function
 
 
 CPU = Hardware(torch.device("cpu"))
@@ -257,13 +252,13 @@ def _whole_blocks(model, module: PackedLanguage, data: Stage, tokenizer, hardwar
     """What learns from tables beside a stage's own pictures."""
     tables = replace(data, batch=data.tables, shares=TABLE_SHARES, first_seed=data.first_seed + 10_000_000, wild=0.1)
     fresh = loader(tables, tokenizer, max(1, hardware.workers // 3), TableBatches)
-    reader = module.reader  # its layers are compiled already on a GPU
+    batches: Iterable
     if hardware.device.type == "cpu":
-        reader = hardware.compile(reader)
-        batches: Iterable = Pool(fresh, reader, size=190, seed=data.first_seed)
+        reader = torch.compile(module.reader) if hardware.compiled else module.reader
+        batches = Pool(fresh, reader, size=190, seed=data.first_seed)
     else:
         batches = Replay(fresh, hardware.device, keep=250, seed=data.first_seed)
-    return WholeBlocks(model, reader, module.picture_at, batches, tokenizer.mask_token_id, data.block_size)
+    return WholeBlocks(model, module.reader, module.picture_at, batches, tokenizer.mask_token_id, data.block_size)
 
 
 def _learns(name: str, stage: Stage) -> bool:
