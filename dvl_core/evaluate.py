@@ -19,7 +19,7 @@ from .commandline import refuse_idle
 from .decoding import DecodingConfig
 from .decoding.strategies import STRATEGIES
 from .evaluation import evaluate, evaluate_pictures, load_questions, mean_exact, share_right
-from .models.loading import check_folder, load_model
+from .models.loading import check_folder, check_parent, load_model
 from .tinyworld import TASKS
 
 
@@ -67,8 +67,9 @@ def check(options: argparse.Namespace) -> None:
     for name in ("samples", "batch"):
         if getattr(options, name) < 1:
             raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
-    for path in filter(None, (options.model, options.parent)):
-        check_folder(path)
+    check_folder(options.model)
+    if options.parent:
+        check_parent(options.parent)
     if options.pictures and options.easy:
         raise ValueError("easy is about TinyWorld's pictures: leave it out with --pictures")
     if options.pictures:

@@ -204,6 +204,7 @@ def test_a_folder_that_is_no_model_is_refused_in_one_sentence(tmp_path):
         (["--port", page_url], {}, "can't be listened on (Address already in use): give another with --port"),
         (["--port", "99999"], {}, "port must be from 1 to 65535; got 99999"),
         (["--host", "203.0.113.7"], {}, "host 203.0.113.7 can't be listened on"),
+        (["--parent", str(ROOT / "assets" / "tinylm")], {}, "tinylm is a block-diffusion model. Give"),
     ],
 )
 def test_what_cannot_be_served_is_refused_in_one_sentence(capsys, monkeypatch, arguments, variables, sentence):

@@ -86,6 +86,9 @@ def test_a_missing_model_is_refused(capsys):
     assert main(["--model", str(ASSETS / "tinyvl"), "--parent", "/no/such/parent"]) == 2
     shown = capsys.readouterr()
     assert "/no/such/parent" in shown.err and not shown.out  # before the child is asked anything
+    assert main(["--model", str(ASSETS / "tinyvl"), "--parent", str(ASSETS / "tinylm")]) == 2
+    shown = capsys.readouterr()
+    assert "tinylm is a block-diffusion model. Give an autoregressive one" in shown.err and not shown.out
 
 
 def test_easy_is_about_tinyworld(capsys):

@@ -123,6 +123,8 @@ def test_settings_that_cannot_work_are_named(make, field):
     (["--questions", "0"], "questions=0 must be at least 1"),
     (["--experiments", "bundled", "--model", str(ASSETS / "tinyvl-ar")], "tinyvl-ar' is autoregressive"),
     (["--experiments", "bundled", "--model", str(ASSETS / "tinyvl"), "--parent", "/nowhere"], "no folder /nowhere"),
+    (["--experiments", "bundled", "--model", str(ASSETS / "tinyvl"), "--parent", str(ASSETS / "tinyvl")],
+     "tinyvl is a block-diffusion model"),
     (["--work", __file__], f"work: the folder {__file__} can't be made"),
 ])
 def test_options_that_cannot_work_are_named(tmp_path, capsys, arguments, message):

@@ -35,7 +35,7 @@ class Stage(StageData):
     """One stage: what it draws, how long it goes on, and how fast it learns.
 
     Attributes:
-        minutes: wall-clock budget.
+        minutes: wall-clock budget, from the end of the first step on, which waits for pictures and compiles.
         samples: upper bound on pictures.
         muon_lr, adam_lr: peak learning rates.
         vision_scale: their factor for the vision tower, which stays as it is at 0.
@@ -207,6 +207,8 @@ def run_stage(model, tokenizer, stage: Stage, log: Log, out: Path, bundle: Bundl
         loss.backward()
         tally.passed_over += drop_unusable([parameter for _, parameter in trained])
         optimizer.step(stage.factor(progress, step))
+        if step == 0:
+            began = time.monotonic()
         seen += stage.batch
         if step % 50 == 49:
             drawn = {"drawn": batches.drawn * stage.batch} if isinstance(batches, Replay) else {}
