@@ -9,7 +9,7 @@ from PIL import Image
 from dvl_core import DecodingConfig, load_model
 from dvl_core.evaluate import main
 from dvl_core.evaluation import TaskScore, evaluate, evaluate_task, mean_exact, tinyworld
-from dvl_core.evaluation.tinyworld import ask_model
+from dvl_core.evaluation.asking import ask_model
 from dvl_core.tinyworld import TASKS
 
 ASSETS = Path(__file__).parents[1] / "assets"

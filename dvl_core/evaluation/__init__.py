@@ -1,4 +1,4 @@
-"""Benchmarks: exact match on TinyWorld, and right answers about a folder of anybody's pictures."""
+"""Benchmarks: exact match on TinyWorld, right answers about a folder of anybody's pictures, public ones (`lmms`)."""
 
 from .pictures import PictureScore, Question, evaluate_pictures, load_questions, share_right
 from .tinyworld import TaskScore, evaluate, evaluate_task, mean_exact

@@ -30,7 +30,7 @@ from PIL import Image
 from ..decoding import DecodingConfig
 from ..tinyworld.pictures import COLOURS, PLACES, SHAPES
 from ..tinyworld.questions import NUMBERS
-from .tinyworld import ask_model
+from .asking import ask_model
 
 INDEX = "questions.json"
 FAMILIES = (  # words of which one excludes the others

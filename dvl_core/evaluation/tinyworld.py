@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..decoding import DecodingConfig
-from ..decoding.generate import AnswerBuilder
 from ..tinyworld import TASKS, draw, task_sample
+from .asking import ask_model
 
 SEEDS_PER_RUN = 1_000_000  # seeds of different runs never overlap
 
@@ -35,36 +35,6 @@ class TaskScore:
     tokens_per_step: float
     seconds: float
     mistakes: tuple[tuple[int, str, str, str], ...]
-
-
-def ask_model(
-    model: Any, processor: Any, items: list[tuple[Any, str]], config: DecodingConfig
-) -> list[tuple[str, int, int]]:
-    """Put a batch of (picture, question) to a model.
-
-    Args:
-        items: PIL pictures and questions.
-        config: decoding settings.
-
-    Returns:
-        per item: the answer, its tokens (end included) and the denoising steps it took.
-    """
-    inputs = processor.apply_chat_template([
-        [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": question}]}]
-        for image, question in items
-    ])
-    inputs = inputs.to(model.device)
-    builder = AnswerBuilder(len(items), config.max_new_tokens, model.config.mask_token_id)
-    steps = [0] * len(items)
-    for step in model.steps(dict(inputs), config):
-        builder.add(step)
-        steps = [count + active for count, active in zip(steps, step.active, strict=True)]
-    results = []
-    for row, count in enumerate(steps):
-        ids, reason = builder.answer(row, model.eos_token_ids)
-        text = processor.tokenizer.decode(ids, skip_special_tokens=True)
-        results.append((text, len(ids) + (reason == "eos"), count))
-    return results
 
 
 def evaluate_task(

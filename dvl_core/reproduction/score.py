@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 from ..decoding import DecodingConfig
-from ..evaluation.tinyworld import ask_model
+from ..evaluation.asking import ask_model
 from .exams import Exam
 
 
