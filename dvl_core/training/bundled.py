@@ -165,8 +165,7 @@ def polish_stages(minutes: float, large: bool, skip: int = 0, view: int = VIEW) 
     """The conversion goes on, at a lower rate, and beside it the first pass over whole blocks of tables (`whole`): of
     those that end with a digit, where nearly all mistakes are, then of all.
 
-    It needs the batches of a GPU: with those of a CPU at this rate, 18 minutes cost the bundled child 2.5 points and won
-    no table.
+    It needs the batches of a GPU: with those of a CPU, 18 minutes cost the bundled child 2.5 points and won no table.
 
     Args:
         minutes: of both parts.
@@ -208,8 +207,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
                              "OUT/brief-0.1 and so on")
     parser.add_argument("--polish", type=float, default=0.0, metavar="MINUTES",
                         help="go on with the conversion for so long, at a lower rate, and teach the first pass over "
-                             "whole blocks of tables beside it; for a GPU, as a CPU's small batches lose more than they "
-                             "win")
+                             "whole blocks of tables beside it; for a GPU: a CPU's small batches lose by it")
     parser.add_argument("--no-compile", action="store_true", help="skip torch.compile")
     return parser.parse_args(arguments)
 
