@@ -38,7 +38,7 @@ from dvl_core.desk import RECORDS, Desk
 from dvl_core.engine import Engine, EngineError, Event, Loading, Started, Stepped, Waiting
 from dvl_core.explore import event_json, sweep
 from dvl_core.lessons import lesson_data
-from dvl_core.models.loading import Outline, check_parent, outline_model
+from dvl_core.models.loading import Outline, outline_model, outline_parent
 from dvl_core.race import Lane, Result, Running, run_race
 from dvl_core.serving import check_address, limits_of, parse_options
 from dvl_core.sessions import Run, Sessions, as_message
@@ -951,12 +951,11 @@ def examples_folder(model: str) -> Path:
 def make_desk(options: argparse.Namespace, gallery: list[Recording], pictures: Path) -> tuple[Desk, Engine | None]:
     """What answers, and the parent to race against where there is one. Raises ValueError with a sentence."""
     bundled = Path(options.model).resolve() == BUNDLED
-    sources = [options.model, options.parent or (PARENT if bundled and PARENT.is_dir() else None)]
-    if options.parent:
-        check_parent(options.parent)
-    outlines = [source and outline_model(source, options.device, options.dtype) for source in sources]
-    engine = make_engine(options, options.model, outlines[0], None)
-    parent = make_engine(options, sources[1], outlines[1], engine.turn) if outlines[1] else None
+    source = options.parent or (PARENT if bundled and PARENT.is_dir() else None)
+    outline = outline_model(options.model, options.device, options.dtype)
+    parents = source and outline_parent(source, options.device, options.dtype)  # refused before anything is read
+    engine = make_engine(options, options.model, outline, None)
+    parent = make_engine(options, source, parents, engine.turn) if source else None
     sessions = Sessions()
     for recording in gallery:
         sessions.keep(recording.id, recording.trace, recording.turns[:1])

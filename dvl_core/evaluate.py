@@ -19,7 +19,7 @@ from .commandline import refuse_idle
 from .decoding import DecodingConfig
 from .decoding.strategies import STRATEGIES
 from .evaluation import evaluate, evaluate_pictures, load_questions, mean_exact, share_right
-from .models.loading import check_folder, check_parent, load_model
+from .models.loading import check_folder, load_model, outline_parent
 from .tinyworld import TASKS
 
 
@@ -69,7 +69,7 @@ def check(options: argparse.Namespace) -> None:
             raise ValueError(f"{name}={getattr(options, name)} must be at least 1")
     check_folder(options.model)
     if options.parent:
-        check_parent(options.parent)
+        outline_parent(options.parent)
     if options.pictures and options.easy:
         raise ValueError("easy is about TinyWorld's pictures: leave it out with --pictures")
     if options.pictures:

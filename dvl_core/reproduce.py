@@ -23,7 +23,7 @@ from typing import Any
 
 from .folders import make_folder
 from .models.checkpoint import CheckpointError
-from .models.loading import check_parent, load_model, outline_model
+from .models.loading import load_model, outline_model, outline_parent
 from .models.precision import flush_denormals
 from .reproduction.exams import sudoku_exam, tinyworld_exam
 from .reproduction.experiments import ASKED, EXPERIMENTS, Lab
@@ -116,7 +116,7 @@ def bundled_settings(options: argparse.Namespace, tasks: list[str]) -> dict[str,
 def check_models(options: argparse.Namespace) -> None:
     """Refuse models that can't be compared, before anything is trained. Raises ValueError."""
     if options.parent:
-        check_parent(options.parent)
+        outline_parent(options.parent)
     if not outline_model(options.model).model.config.enable_bd3lm:
         raise ValueError(f"model={options.model!r} is autoregressive: give a block-diffusion model, and it as --parent")
 

@@ -32,7 +32,6 @@ try:
 except ImportError:  # the adapter itself needs nothing of it
     lmms = object
 
-NAME = "diffusionvl"
 log = logging.getLogger(__name__)
 
 
@@ -96,9 +95,9 @@ class DiffusionVL(lmms):
             for numbers in groups.values():
                 for start in range(0, len(numbers), self.batch_size):
                     chunk = numbers[start : start + self.batch_size]
-                    bar.update(len(chunk))
                     for number, answer in zip(chunk, self._answered([requests[n].args for n in chunk]), strict=True):
                         answers[number] = answer
+                    bar.update(len(chunk))
         return answers
 
     def _answered(self, asked: list[tuple]) -> Iterable[tuple[str, dict[str, int]]]:
@@ -139,7 +138,7 @@ def main() -> int:
     from lmms_eval.models.registry_v2 import ModelManifest
 
     MODEL_REGISTRY_V2.register_manifest(
-        ModelManifest(model_id=NAME, chat_class_path=f"dvl_core.evaluation.lmms.{DiffusionVL.__name__}"))
+        ModelManifest(model_id="diffusionvl", chat_class_path="dvl_core.evaluation.lmms.DiffusionVL"))
     cli_evaluate()
     return 0
 

@@ -66,11 +66,13 @@ def outline_model(path_or_repo: str | Path, device: str = "auto", dtype: str | t
     return Outline(checkpoint.shell(), checkpoint.processor(), checkpoint.device, checkpoint.load)
 
 
-def check_parent(path_or_repo: str | Path) -> None:
-    """Refuse what is no autoregressive model, as its configuration says. Raises `CheckpointError`."""
-    if outline_model(path_or_repo, "cpu").model.config.enable_bd3lm:
+def outline_parent(path_or_repo: str | Path, device: str = "auto", dtype: str | torch.dtype = "auto") -> Outline:
+    """`outline_model` of an autoregressive model; a block-diffusion one is a `CheckpointError`."""
+    outline = outline_model(path_or_repo, device, dtype)
+    if outline.model.config.enable_bd3lm:
         raise CheckpointError(f"parent: {path_or_repo} is a block-diffusion model. Give an autoregressive one to "
                               "compare with, such as the one that it was made from.")
+    return outline
 
 
 class _Checkpoint:

@@ -106,6 +106,12 @@ def stacked(rows: list[dict[str, np.ndarray]]) -> dict[str, Tensor]:
     return {key: torch.from_numpy(np.stack([row[key] for row in rows])) for key in rows[0]}
 
 
+def worker_share() -> tuple[int, int]:
+    """Which of a loader's worker processes this is, and of how many; (0, 1) outside of any."""
+    worker = get_worker_info()
+    return (worker.id, worker.num_workers) if worker else (0, 1)
+
+
 class TinyWorldBatches(IterableDataset):
     """Endless batches of one stage; with several worker processes each draws its share of them."""
 
@@ -119,8 +125,7 @@ class TinyWorldBatches(IterableDataset):
             picture_tokens = 0 if data.stage == "words" else data.cells**2
             packer = Packer(self.tokenizer, picture_tokens, data.block_size, data.length, data.stage == "diffusion",
                             data.complementary)
-        worker = get_worker_info()
-        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        mine, workers = worker_share()
         for first in count(data.first_seed + mine * data.batch, workers * data.batch):
             rows = [self._row(seed, packer) for seed in range(first, first + data.batch)]
             yield stacked(rows)

@@ -22,14 +22,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils.data import IterableDataset, get_worker_info
+from torch.utils.data import IterableDataset
 from transformers import DynamicCache
 
 from ..models.precision import without_cudnn_attention
 from ..tinyworld.questions import ask
 from ..tinyworld.world import sample
 from .answers import numbered
-from .data import DRAWN_AT, StageData, picture_bytes, stacked
+from .data import DRAWN_AT, StageData, picture_bytes, stacked, worker_share
 from .masks import Tokens, dense_mask
 from .packing import IGNORE, Packer
 from .replay import Batch
@@ -54,8 +54,7 @@ class TableBatches(IterableDataset):
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         data, rows = self.data, []
         packer = Packer(self.tokenizer, data.cells**2, data.block_size, data.cells**2 + 3 * LONGEST, diffusion=True)
-        worker = get_worker_info()
-        mine, workers = (worker.id, worker.num_workers) if worker else (0, 1)
+        mine, workers = worker_share()
         for seed in count(data.first_seed + mine, workers):
             drawn = sample("train", seed, 0, data.shares, wild=data.wild)
             packed, used = packer.pack([(ask(random.Random(seed), drawn.picture, "table"),)])
